@@ -1,0 +1,133 @@
+"""The graph: one small vocabulary of operators for every source.
+
+Importers translate into it and never compute; the engine reads nothing else. Operators carry the names and the
+semantics of the newest ONNX operator set, in *one* form each, so that nothing behind this module knows of opsets:
+
+* What newer operator sets take as inputs is an input: ``Squeeze(x, axes)``, ``Unsqueeze(x, axes)``,
+  ``Reshape(x, shape)``, ``Slice(x, starts, ends, axes, steps)``, ``Split(x, split)``, ``Clip(x, min, max)``,
+  ``Expand(x, shape)``, ``ReduceMean(x, axes)`` and the like. Missing optional inputs are ``""``.
+* Attributes are plain Python values, always all present with the operator's defaults filled in; ``Cast`` has ``to`` as a
+  ``numpy.dtype``; ``ConstantOfShape`` has ``value``, an array of one element.
+* ``Softmax`` and ``LogSoftmax`` have ``axis`` and ``trailing``; ``trailing=True`` (operator sets before 13) normalises
+  over all axes from ``axis`` on.
+* ``Constant``, ``Dropout`` (inference) and ``Identity`` do not occur: they are values, not operators.
+
+The recurrent operators take the inputs of ONNX, layout 0:
+
+``LSTM(x, w, r, b, lengths, h0, c0, p, projection)`` gives ``(y, hn, cn)``; ``GRU`` and ``RNN``
+``(x, w, r, b, lengths, h0)`` give ``(y, hn)``, with D directions
+
+=========== =================  =====================================================
+x           ``(T, B, I)``      y ``(T, D, B, P)``, hn ``(D, B, P)``, cn ``(D, B, H)``
+w           ``(D, G*H, I)``    G gates, in the order of attribute ``gates``
+r           ``(D, G*H, P)``    P = H without projection
+b           ``(D, 2*G*H)``     input biases, then recurrent biases
+lengths     ``(B,)`` int32
+p           ``(D, 3*H)``       peepholes i, o, f
+projection  ``(D, P, H)``      h = projection @ (o * act(c))
+=========== =================  =====================================================
+
+with attributes ``hidden_size`` int; ``direction`` ``"forward" | "reverse" | "bidirectional"``; ``gates``, a string such as
+``"iofc"`` (ONNX), ``"ifco"`` (Keras and PyTorch: c is PyTorch's g) for LSTM, ``"zrh"`` (ONNX) or ``"rzh"`` (PyTorch; h is
+its n) for GRU, ``"h"`` for RNN; ``activations``, a tuple of ``(name, alpha, beta)`` with ONNX names and defaults filled in,
+f, g, h per direction one after the other; ``clip`` float or None; LSTM: ``coupled`` ``"" | "f=1-i" | "i=1-f"``; GRU:
+``linear_before_reset`` bool.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+__all__ = ["Dim", "Graph", "Node", "Port"]
+
+#: A size, the name of a free dimension, or None where the file says nothing.
+Dim = int | str | None
+
+
+@dataclass(frozen=True)
+class Port:
+    """One input or output of a model.
+
+    Attributes
+    ----------
+    name : str
+        As the file has it.
+    shape : tuple of (int | str | None), or None
+        The file's own; strings name free dimensions; None where the file gives no rank.
+    dtype : numpy.dtype
+    optional : bool
+        An input that may be left out: it has a default in the file, or is an initial state of zeros.
+    """
+
+    name: str
+    shape: tuple[Dim, ...] | None
+    dtype: np.dtype[Any]
+    optional: bool = False
+
+
+@dataclass(frozen=True)
+class Node:
+    """One operator. `name` is the file's, for messages; `inputs` and `outputs` name values, ``""`` where left out."""
+
+    op: str
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    attrs: dict[str, Any]
+    name: str = ""
+
+    @property
+    def label(self) -> str:
+        """How messages call it: ``LSTM 'encoder'``."""
+        return f"{self.op} {self.name or (self.outputs[0] if self.outputs else '?')!r}"
+
+
+@dataclass
+class Graph:
+    """Nodes in execution order over named values.
+
+    `defaults` holds, for optional inputs, an array, or None for zeros of the port's shape.
+    """
+
+    source: str
+    inputs: list[Port] = field(default_factory=list)
+    outputs: list[Port] = field(default_factory=list)
+    nodes: list[Node] = field(default_factory=list)
+    constants: dict[str, np.ndarray] = field(default_factory=dict)
+    defaults: dict[str, np.ndarray | None] = field(default_factory=dict)
+    _fresh: int = 0
+
+    def fresh(self, hint: str = "v") -> str:
+        """A value name that no file uses."""
+        self._fresh += 1
+        return f"\0{hint}{self._fresh}"
+
+    def input(
+        self, name: str, shape: Sequence[Dim] | None, dtype: Any, *, optional: bool = False, default: np.ndarray | None = None
+    ) -> str:
+        """Declare a model input; `optional` without a `default` means zeros."""
+        self.inputs.append(Port(name, None if shape is None else tuple(shape), np.dtype(dtype), optional))
+        if optional:
+            self.defaults[name] = default
+        return name
+
+    def output(self, name: str, shape: Sequence[Dim] | None, dtype: Any) -> None:
+        """Declare that the value `name` is a model output."""
+        self.outputs.append(Port(name, None if shape is None else tuple(shape), np.dtype(dtype)))
+
+    def constant(self, array: Any, name: str | None = None) -> str:
+        """Add a constant value and return its name."""
+        name = name if name is not None else self.fresh("const")
+        self.constants[name] = np.asarray(array)
+        return name
+
+    def add(
+        self, op: str, inputs: Iterable[str], outputs: int | Sequence[str] = 1, *, name: str = "", **attrs: Any
+    ) -> tuple[str, ...]:
+        """Append a node; `outputs` is how many values it makes, or their names. Returns the names."""
+        outs = tuple(self.fresh(op.lower()) for _ in range(outputs)) if isinstance(outputs, int) else tuple(outputs)
+        self.nodes.append(Node(op, tuple(inputs), outs, attrs, name))
+        return outs

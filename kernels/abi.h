@@ -1,0 +1,90 @@
+/* The one calling convention of every kernel, whoever compiled it (Cython, Numba, a user's own).
+ *
+ * A kernel is an `int (*)(gs_args *)`. It returns 0, or a GS_* status that stops the program.
+ * Buffers are `p`, sizes, strides and flags are `n`, scalars are `f`. Strides count elements, not bytes.
+ * "Dense" means C-contiguous. `real` is float or double, fixed per kernel set.
+ * No kernel allocates, locks, or writes to `gs_args`, save n[10] of the recurrent kernels (see below).
+ *
+ * Recurrent kernels: lstm, gru, rnn
+ *   p[0] x     (T, B, I)  row (t, b) at x + t*n[5] + b*n[6], dense inside
+ *   p[1] w     packed weights (kernels/pack.py)
+ *   p[2] h0    (B, P) dense            p[3] c0    (B, H) dense, lstm only
+ *   p[4] y     (T, B, P)  row (t, b) at y + t*n[7] + b*n[8], dense inside
+ *   p[5] hn    (B, P) dense, may be h0   p[6] cn    (B, H) dense, lstm only, may be c0
+ *   p[7] peepholes, packed, or NULL    p[8] projection, packed as a linear of H -> P, or NULL (then P == H)
+ *   p[9] scratch: GS_SCRATCH(B, H) reals, 64-byte aligned
+ *   p[10] lengths int32 (B), or NULL: rows past their length give y = 0 and keep their state
+ *   n[0] T  n[1] B  n[2] I  n[3] H  n[4] P  n[5] n[6] x strides  n[7] n[8] y strides
+ *   n[9] reverse: 1 = time runs from the last step to the first (with lengths: from length-1 to 0)
+ *   n[10] zigzag parity, owned by the kernel: which end of the block list the next step starts from
+ *   n[11] general: 0 = standard activations, no clip, no peephole, no coupling (the fast path); 1 = anything else
+ *   n[12] n[13] n[14] activations f, g, h (GS_ACT_*)   lstm: f g h; gru: f g; rnn: f
+ *   n[15] lstm coupling: 0 none, 1 f = 1 - i (ONNX), 2 i = 1 - f (TFLite);  gru: 1 = reset before the product
+ *   f[0] clip of pre-activations (+inf: none)   f[1] f[2] alpha, beta of f   f[3] f[4] of g   f[5] f[6] of h
+ *   y overlaps neither x nor h0. T = 0 copies the states.
+ *
+ * linear      y = act(x @ W + b)       p[0] x (rows, K)  p[1] packed  p[4] y (rows, N)
+ *             n[0] rows  n[1] K  n[2] N  n[3] x row stride  n[4] y row stride  n[5] activation  f[0] f[1] alpha, beta
+ * matmul      y = a @ b, both at run time    p[0] a (batch, M, K)  p[1] b (batch, K, N)  p[4] y dense
+ *             n[0] batch n[1] M n[2] K n[3] N  n[4] a batch stride n[5] b batch stride
+ *             n[6] a row, n[7] a column, n[8] b row, n[9] b column stride
+ * unary       y = act(x)               p[0] x dense  p[4] y dense, may be x   n[0] count  n[1] activation  f[0] f[1] alpha, beta
+ * binary      y = a op b, broadcast    p[0] a  p[1] b  p[4] y dense, may be a or b where their strides are dense
+ *             n[0] GS_BIN_*  n[1] ndim <= 6  n[2..7] shape  n[8..13] a strides  n[14..19] b strides (0 = broadcast)
+ * binary_i64  the same on int64
+ * reduce      p[0] x (outer, count, inner) dense  p[4] y (outer, inner) dense
+ *             n[0] outer  n[1] count  n[2] inner  n[3] GS_RED_*
+ * softmax     p[0] x (rows, width) dense  p[4] y dense, may be x   n[0] rows  n[1] width  n[2] 1 = logarithm
+ * layernorm   p[0] x (rows, width) dense  p[1] scale (width) or NULL  p[2] bias (width) or NULL  p[4] y dense, may be x
+ *             n[0] rows  n[1] width  f[0] epsilon
+ * copy        p[0] source  p[4] target   n[0] ndim <= 6  n[1..6] shape  n[7..12] source strides
+ *             n[13..18] target strides  n[19] bytes per element (1, 2, 4, 8)
+ * cast        p[0] x dense  p[4] y dense   n[0] count  n[1] from GS_T_*  n[2] to GS_T_*
+ * gather      p[0] data (outer, size, inner) dense  p[1] indices int64 (count)  p[4] y (outer, count, inner) dense
+ *             n[0] outer  n[1] size  n[2] inner, in bytes  n[3] count; an index outside [-size, size) is GS_BAD_INDEX
+ */
+#ifndef GATESTEP_ABI_H
+#define GATESTEP_ABI_H
+#include <stddef.h>
+#include <stdint.h>
+
+#define GS_P 12
+#define GS_N 24
+#define GS_F 8
+
+typedef struct gs_args {
+    void *p[GS_P];
+    ptrdiff_t n[GS_N];
+    double f[GS_F];
+} gs_args;
+
+typedef int (*gs_kernel)(gs_args *);
+
+enum { GS_OK = 0, GS_BAD_INDEX = 1 };
+
+/* Every buffer of a step is padded to whole 16-lane blocks. */
+#define GS_BLOCK 16
+#define GS_SCRATCH(B, H) (4 * (B) * (((H) + GS_BLOCK - 1) / GS_BLOCK * GS_BLOCK) + 64)
+
+enum {
+    GS_ACT_IDENTITY, GS_ACT_SIGMOID, GS_ACT_TANH, GS_ACT_RELU,
+    GS_ACT_AFFINE,            /* alpha*x + beta */
+    GS_ACT_LEAKY_RELU,        /* x >= 0 ? x : alpha*x */
+    GS_ACT_THRESHOLDED_RELU,  /* x > alpha ? x : 0  (the recurrent operators of ONNX: x >= alpha) */
+    GS_ACT_SCALED_TANH,       /* alpha*tanh(beta*x) */
+    GS_ACT_HARD_SIGMOID,      /* min(max(alpha*x + beta, 0), 1) */
+    GS_ACT_ELU,               /* x >= 0 ? x : alpha*(exp(x)-1) */
+    GS_ACT_SOFTSIGN, GS_ACT_SOFTPLUS,
+    GS_ACT_SELU,              /* beta*(x > 0 ? x : alpha*(exp(x)-1)) */
+    GS_ACT_HARD_SWISH,        /* x * min(max(x/6 + 1/2, 0), 1) */
+    GS_ACT_GELU, GS_ACT_GELU_TANH,
+    GS_ACT_EXP, GS_ACT_LOG, GS_ACT_SQRT, GS_ACT_ABS, GS_ACT_NEG, GS_ACT_RECIPROCAL, GS_ACT_ERF,
+    GS_ACT_CLIP,              /* min(max(x, alpha), beta) */
+    GS_ACT_FLOOR, GS_ACT_CEIL, GS_ACT_SIGN,
+    GS_ACT_COUNT
+};
+enum { GS_BIN_ADD, GS_BIN_SUB, GS_BIN_MUL, GS_BIN_DIV, GS_BIN_POW, GS_BIN_MIN, GS_BIN_MAX, GS_BIN_PRELU, GS_BIN_COUNT };
+enum { GS_RED_SUM, GS_RED_MEAN, GS_RED_MAX, GS_RED_MIN, GS_RED_PROD, GS_RED_L2, GS_RED_SUM_SQUARE, GS_RED_COUNT };
+enum { GS_T_BOOL, GS_T_U8, GS_T_I8, GS_T_I16, GS_T_I32, GS_T_I64, GS_T_F16, GS_T_F32, GS_T_F64, GS_T_COUNT };
+
+#endif

@@ -1,0 +1,51 @@
+"""The extension build. Metadata lives in pyproject.toml; this file only says what is compiled, and how.
+
+Each instruction set is one extension compiled from the same Cython source with its own flags, so nothing outside the
+chosen one ever executes an instruction the machine lacks. Products and sums fuse only where the source says so
+(`-ffp-contract=off`): the bits of a row then depend on the source alone, not on what the compiler saw around it.
+"""
+
+from __future__ import annotations
+
+import platform
+
+import numpy
+from Cython.Build import cythonize
+from setuptools import Extension, setup
+
+COMMON = ["-O3", "-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math", "-Wno-psabi", "-fvisibility=hidden"]
+ISAS: dict[str, list[str]] = {"baseline": []}
+if platform.machine().lower() in ("x86_64", "amd64"):
+    ISAS["avx2"] = ["-mavx2", "-mfma", "-mf16c"]
+    ISAS["avx512"] = ["-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mfma", "-mprefer-vector-width=512"]
+VECTOR_BYTES = {"baseline": 16, "avx2": 32, "avx512": 64}
+HEADERS = ["kernels/abi.h", "kernels/simd.h"]
+
+
+def extension(name: str, source: str, flags: list[str], depends: list[str], macros: dict[str, str]) -> Extension:
+    """An extension of the package, with what every one of them needs."""
+    return Extension(
+        f"gatestep.{name}",
+        [source],
+        include_dirs=["kernels", numpy.get_include()],
+        define_macros=[("NPY_NO_DEPRECATED_API", "NPY_1_7_API_VERSION"), *macros.items()],
+        extra_compile_args=COMMON + flags,
+        depends=HEADERS + depends,
+    )
+
+
+extensions = [
+    extension(
+        f"kernels._{isa}_{dtype}",
+        f"kernels/_{isa}_{dtype}.pyx",
+        flags,
+        ["kernels/fused.pxi", "kernels/tensor.pxi"],
+        {"GS_VECTOR_BYTES": str(VECTOR_BYTES[isa]), "GS_DOUBLE": str(int(dtype == "f64"))},
+    )
+    for isa, flags in ISAS.items()
+    for dtype in ("f32", "f64")
+]
+extensions.append(extension("kernels._plumbing", "kernels/_plumbing.pyx", [], [], {}))
+extensions.append(extension("engine._machine", "engine/_machine.pyx", [], [], {}))
+
+setup(ext_modules=cythonize(extensions, language_level=3, nthreads=2, show_all_warnings=False))
