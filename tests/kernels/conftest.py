@@ -1,0 +1,54 @@
+"""Fixtures of the kernel tests: the calling convention, and every kernel set that this machine can run."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy._core._multiarray_umath import __cpu_features__
+
+_NEEDS = {"baseline": (), "avx2": ("AVX2", "FMA3", "F16C"), "avx512": ("AVX512F", "AVX512BW", "AVX512DQ", "AVX512VL")}
+_DTYPES = {"f32": np.dtype(np.float32), "f64": np.dtype(np.float64)}
+
+
+@dataclass(frozen=True)
+class KernelSet:
+    """The kernels of one instruction set for one floating-point type."""
+
+    isa: str
+    dtype: np.dtype[Any]
+    kernels: dict[str, int]
+
+
+@pytest.fixture(scope="session")
+def abi() -> ModuleType:
+    """The module abi.py beside this file, which importlib mode leaves without a name to import it by."""
+    spec = importlib.util.spec_from_file_location("gatestep_tests_abi", Path(__file__).with_name("abi.py"))
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(
+    scope="session",
+    params=[
+        (isa, name)
+        for isa, needs in _NEEDS.items()
+        if all(__cpu_features__.get(feature) for feature in needs)
+        for name in _DTYPES
+    ],
+    ids="-".join,
+)
+def kernel_set(request: pytest.FixtureRequest) -> KernelSet:
+    """Each kernel set in turn."""
+    isa, name = request.param
+    module = importlib.import_module(f"gatestep.kernels._{isa}_{name}")
+    return KernelSet(isa, _DTYPES[name], module.KERNELS)
