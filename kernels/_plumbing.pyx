@@ -337,7 +337,17 @@ cdef int binary_i64(gs_args *args) noexcept nogil:
             return GS_OK
 
 
+cdef int check_range(gs_args *args) noexcept nogil:
+    cdef const int32_t *x = <const int32_t *>args.p[0]
+    cdef Py_ssize_t i
+    for i in range(args.n[0]):
+        if x[i] < args.n[1] or x[i] > args.n[2]:
+            return GS_BAD_INDEX
+    return GS_OK
+
+
 KERNELS = {
+    "check_range": <size_t>&check_range,
     "copy": <size_t>&copy,
     "cast": <size_t>&cast,
     "gather": <size_t>&gather,

@@ -40,6 +40,7 @@
  * copy        p[0] source  p[4] target   n[0] ndim <= 6  n[1..6] shape  n[7..12] source strides
  *             n[13..18] target strides  n[19] bytes per element (1, 2, 4, 8)
  * cast        p[0] x dense  p[4] y dense   n[0] count  n[1] from GS_T_*  n[2] to GS_T_*
+ * check_range p[0] x int32 (count) dense   n[0] count  n[1] low  n[2] high, both allowed; anything else is GS_BAD_INDEX
  * gather      p[0] data (outer, size, inner) dense  p[1] indices int64 (count)  p[4] y (outer, count, inner) dense
  *             n[0] outer  n[1] size  n[2] inner, in bytes  n[3] count; an index outside [-size, size) is GS_BAD_INDEX
  */
