@@ -1,0 +1,96 @@
+# `make demo` and `make test` need nothing but Python 3.10 or newer (with its headers) and a C compiler: each makes the
+# environment it runs in. Another interpreter: `make PYTHON=python3.12 test`; another compiler: `make CC=clang test`.
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+INSTALLED := $(VENV)/.installed
+PLAIN := build/plain
+
+# What a compiled module is made of: a change here installs again, a change to Python code does not have to, because the
+# install is editable. What only a plain install shows (a package left out, types) `make types` and .ci/run look at.
+COMPILED := $(wildcard kernels/*.pyx kernels/*.pxi kernels/*.pxd kernels/*.h engine/*.pyx engine/*.pxi engine/*.pxd)
+
+# make has a CC of its own, "cc"; Python knows the compiler it was built with, and only the user's word goes before it.
+ifeq ($(origin CC),default)
+unexport CC
+else
+export CC
+endif
+
+# The first thing that a fresh machine lacks, named together with what brings it. (Any Python must be able to read this.)
+define CHECK
+import os, shlex, sys, sysconfig
+try:
+    from shutil import which
+except ImportError:
+    which = None
+def need(held, what):
+    if not held:
+        sys.exit("error: " + what)
+need(sys.version_info >= (3, 10), "gatestep needs Python 3.10 or newer, and " + sys.executable + " is "
+     + sys.version.split()[0] + "; name another one: make PYTHON=python3.12")
+try:
+    import ensurepip, venv
+except ImportError:
+    need(False, "this Python cannot make virtual environments; on Debian and Ubuntu: apt install python3-venv")
+need(os.path.exists(os.path.join(sysconfig.get_path("include"), "Python.h")),
+     "the headers of this Python are missing; on Debian and Ubuntu: apt install python3-dev")
+compiler = shlex.split(os.environ.get("CC") or sysconfig.get_config_var("CC") or "cc")[0]
+need(which(compiler), "there is no C compiler called " + compiler + "; on Debian and Ubuntu: apt install build-essential")
+endef
+export CHECK
+
+.PHONY: help install demo test bench lint types build clean
+.DELETE_ON_ERROR:
+
+help:
+	@echo "make demo     denoise a recording frame by frame, and say how fast (sets everything up itself)"
+	@echo "make test     the tests (sets everything up itself)"
+	@echo "make bench    measure, and refresh the figures in README.md"
+	@echo "make lint     ruff"
+	@echo "make types    mypy --strict, on the package as it installs"
+	@echo "make build    sdist and wheel, in dist/"
+	@echo "make install  only the environment: $(VENV), with the package in it, editable"
+	@echo "make clean    remove everything that these made"
+
+install: $(INSTALLED)
+
+$(INSTALLED): pyproject.toml setup.py $(COMPILED)
+	@$(PYTHON) -c "$$CHECK"
+	@echo "setting up $(VENV); the first time takes a few minutes" >&2
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(PIP) install --quiet --editable '.[test]'
+	@touch $@
+
+demo: $(INSTALLED)
+	@$(BIN)/python examples/denoise/demo.py
+
+test: $(INSTALLED)
+	@$(BIN)/pytest $(ARGS)
+
+bench: $(INSTALLED)
+	@$(BIN)/python -m gatestep.benchmarks --readme README.md
+
+$(VENV)/.tools: pyproject.toml $(INSTALLED)
+	@$(PIP) install --quiet setuptools ruff mypy build
+	@touch $@
+
+lint: $(VENV)/.tools
+	@$(BIN)/ruff check .
+
+# mypy cannot look through an editable install, so it reads the files as a plain one would lay them out.
+types: $(VENV)/.tools
+	@rm -rf $(PLAIN)
+	@$(BIN)/python -c "import setuptools; setuptools.setup()" --quiet build_py --build-lib $(PLAIN)
+	@MYPYPATH=$(PLAIN) $(BIN)/mypy -p gatestep
+
+build: $(VENV)/.tools
+	@rm -rf dist
+	@$(BIN)/python -m build --outdir dist . >&2
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info src/*.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks
+	find kernels engine -name '*.so' -delete
+	rm -f $(patsubst %.pyx,%.c,$(wildcard kernels/*.pyx engine/*.pyx))
