@@ -39,13 +39,16 @@ extensions = [
         f"kernels._{isa}_{dtype}",
         f"kernels/_{isa}_{dtype}.pyx",
         flags,
-        ["kernels/fused.pxi", "kernels/tensor.pxi"],
+        ["kernels/activations.pxi", "kernels/fused.pxi", "kernels/tensor.pxi"],
         {"GS_VECTOR_BYTES": str(VECTOR_BYTES[isa]), "GS_DOUBLE": str(int(dtype == "f64"))},
     )
     for isa, flags in ISAS.items()
     for dtype in ("f32", "f64")
 ]
+extensions.append(extension("kernels._cpu", "kernels/_cpu.pyx", [], [], {}))
 extensions.append(extension("kernels._plumbing", "kernels/_plumbing.pyx", [], [], {}))
-extensions.append(extension("engine._machine", "engine/_machine.pyx", [], [], {}))
+extensions.append(
+    extension("engine._machine", "engine/_machine.pyx", [], [], {"GS_VECTOR_BYTES": "16", "GS_DOUBLE": "0"})
+)
 
 setup(ext_modules=cythonize(extensions, language_level=3, nthreads=2, show_all_warnings=False))

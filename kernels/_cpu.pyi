@@ -1,0 +1,2 @@
+def supported() -> tuple[str, ...]:
+    """Names of the instruction sets that this machine can run, the best first."""

@@ -1,0 +1,535 @@
+"""The recurrent cells and the dense layer, as abi.h has them.
+
+Weights come in blocks of 16 outputs (pack.py). A *unit* is one vector of a block; a *tile* is some rows times some units,
+whose sums stay in registers while the weights pass by once. Every output has one accumulator, which starts with the
+bias and takes x, then h, both ascending: whatever the tile, a row's bits are the same.
+
+Arguments named `rows`, `units`, `gates`, `slot` and `general` are constants where a tile is called, so that the C compiler
+writes each combination out without loops.
+"""
+
+from libc.math cimport INFINITY
+from libc.stdint cimport int32_t
+from libc.string cimport memcpy, memset
+
+cdef enum:
+    WIDE = 4 * GS_BLOCK  # reals per k of an LSTM block or of a full group of dense blocks
+
+
+cdef struct Step:
+    # What one time step of a layer reads and writes: `x` and `h` are the operands of the sums.
+    const real* w
+    const real* x
+    const real* h
+    real* y
+    real* c
+    Py_ssize_t x_size
+    Py_ssize_t h_size
+    Py_ssize_t size  # outputs: the hidden size, or the columns of a dense layer
+    Py_ssize_t x_stride
+    Py_ssize_t h_stride
+    Py_ssize_t y_stride
+    Py_ssize_t block  # reals per packed block
+    int activation  # of a dense layer
+    vf alpha
+    vf beta
+    vf clip
+    gs_args* args
+
+
+cdef inline Py_ssize_t quotient_up(Py_ssize_t a, Py_ssize_t b) noexcept nogil:
+    return (a + b - 1) // b
+
+
+cdef inline vf load_lanes(const real* p, Py_ssize_t room) noexcept nogil:
+    return load(p) if room >= GS_LANES else load_part(p, room)
+
+
+cdef inline void store_lanes(real* p, vf v, Py_ssize_t room) noexcept nogil:
+    if room >= GS_LANES:
+        store(p, v)
+    else:
+        store_part(p, v, room)
+
+
+cdef inline const real* unit_weights(const Step* s, Py_ssize_t unit) noexcept nogil:
+    return s.w + unit // GS_SPLIT * s.block + unit % GS_SPLIT * GS_LANES
+
+
+cdef inline void add_products(
+    const int rows, const int units, const int gates, const int slot, vf* sums, const real** w, const Py_ssize_t wide,
+    const real* x, const Py_ssize_t x_stride, const Py_ssize_t size,
+) noexcept nogil:
+    """sums[row, unit, gate] += w[unit][k, gate] * x[row, k] for ascending k; moves `w` behind what it read.
+
+    A unit has four sums. Gates go to the first ones in order, save the last gate, which goes to `slot`.
+    """
+    cdef Py_ssize_t k
+    cdef int row, unit, gate, target
+    cdef vf inputs[4]
+    cdef vf weights
+    for k in range(size):
+        for row in range(rows):
+            inputs[row] = splat(x[row * x_stride + k])
+        for unit in range(units):
+            for gate in range(gates):
+                target = unit * 4 + (slot if gate == gates - 1 else gate)
+                if rows == 1:
+                    sums[target] = muladd(load_aligned(w[unit] + gate * GS_BLOCK), inputs[0], sums[target])
+                else:
+                    weights = load_once(w[unit] + gate * GS_BLOCK)
+                    for row in range(rows):
+                        sums[row * units * 4 + target] = muladd(weights, inputs[row], sums[row * units * 4 + target])
+            w[unit] += wide
+
+
+cdef inline void start_sums(
+    const int rows, const int units, const int gates, vf* sums, const real** w, const Py_ssize_t wide,
+) noexcept nogil:
+    """Every sum starts with its bias."""
+    cdef int row, unit, gate
+    for unit in range(units):
+        for gate in range(gates):
+            for row in range(rows):
+                sums[(row * units + unit) * 4 + gate] = load_aligned(w[unit] + gate * GS_BLOCK)
+        w[unit] += wide
+
+
+cdef inline void keep_sums(const int cells, const int gates, const vf* sums, vf* kept) noexcept nogil:
+    """Out of the registers into an array that may be indexed."""
+    cdef int cell, gate
+    for cell in range(cells):
+        for gate in range(gates):
+            kept[cell * 4 + gate] = sums[cell * 4 + gate]
+
+
+cdef vf activate_gate(const gs_args* args, int gate, vf x, vf clip) noexcept nogil:
+    """Activation number `gate` of the cell on the clipped `x`."""
+    cdef int kind = <int>args.n[12 + gate]
+    cdef vf alpha = splat(<real>args.f[1 + 2 * gate]), beta = splat(<real>args.f[2 + 2 * gate])
+    x = clip_sum(x, clip)
+    if kind == GS_ACT_THRESHOLDED_RELU:
+        # The recurrent operators of ONNX let x == alpha through.
+        return select(less_equal(alpha, x), x, splat(0.0))
+    return activate(kind, x, alpha, beta)
+
+
+cdef inline vf clip_sum(vf x, vf clip) noexcept nogil:
+    return vmin(clip, vmax(-clip, x))
+
+
+# ---------------------------------------------------------------------------------------------------------------- LSTM
+
+cdef inline vf lstm_cell(const vf* sums, vf* c) noexcept nogil:
+    """c = sigmoid(f) * c + sigmoid(i) * tanh(g);  h = sigmoid(o) * tanh(c)."""
+    cdef vf i = sigmoid(sums[0]), f = sigmoid(sums[1]), g = tanh_(sums[2]), o = sigmoid(sums[3])
+    c[0] = muladd(f, c[0], i * g)
+    return o * tanh_(c[0])
+
+
+cdef vf lstm_cell_general(const Step* s, const vf* sums, vf* c, Py_ssize_t lane) noexcept nogil:
+    """The same with any activations, clip, peepholes (rows i, f, o), coupled input and forget gates."""
+    cdef const gs_args* args = s.args
+    cdef Py_ssize_t padded = quotient_up(s.size, GS_BLOCK) * GS_BLOCK
+    cdef const real* peepholes = <const real*>args.p[7]
+    cdef vf i = sums[0], f = sums[1], g = sums[2], o = sums[3]
+    if peepholes is not NULL:
+        i = muladd(load(peepholes + lane), c[0], i)
+        f = muladd(load(peepholes + padded + lane), c[0], f)
+    i = activate_gate(args, 0, i, s.clip)
+    f = activate_gate(args, 0, f, s.clip)
+    if args.n[15] == 1:
+        f = splat(1.0) - i
+    elif args.n[15] == 2:
+        i = splat(1.0) - f
+    g = activate_gate(args, 1, g, s.clip)
+    c[0] = muladd(f, c[0], i * g)
+    if peepholes is not NULL:
+        o = muladd(load(peepholes + 2 * padded + lane), c[0], o)
+    o = activate_gate(args, 0, o, s.clip)
+    return o * activate_gate(args, 2, c[0], splat(INFINITY))
+
+
+cdef inline void lstm_tile(
+    const int rows, const int units, const bint general, const Step* s, Py_ssize_t unit, Py_ssize_t row
+) noexcept nogil:
+    cdef const real* w[2]
+    cdef vf sums[16]
+    cdef vf kept[16]
+    cdef vf c, h
+    cdef int i, j
+    cdef Py_ssize_t lane, room
+    cdef real* c_row
+    for j in range(units):
+        w[j] = unit_weights(s, unit + j)
+    start_sums(rows, units, 4, sums, w, WIDE)
+    add_products(rows, units, 4, 3, sums, w, WIDE, s.x + row * s.x_stride, s.x_stride, s.x_size)
+    add_products(rows, units, 4, 3, sums, w, WIDE, s.h + row * s.h_stride, s.h_stride, s.h_size)
+    keep_sums(rows * units, 4, sums, kept)
+    for i in range(rows):
+        for j in range(units):
+            lane = (unit + j) * GS_LANES
+            room = s.size - lane
+            c_row = s.c + (row + i) * s.size + lane
+            c = load_lanes(c_row, room)
+            if general:
+                h = lstm_cell_general(s, kept + (i * units + j) * 4, &c, lane)
+            else:
+                h = lstm_cell(kept + (i * units + j) * 4, &c)
+            store_lanes(c_row, c, room)
+            store_lanes(s.y + (row + i) * s.y_stride + lane, h, room)
+
+
+cdef inline void lstm_step(const bint general, const Step* s, Py_ssize_t batch, bint backwards) noexcept nogil:
+    cdef Py_ssize_t units = quotient_up(s.size, GS_LANES), pairs = (units + 1) // 2, pair, unit, row
+    for pair in range(pairs):
+        unit = 2 * (pairs - 1 - pair if backwards else pair)
+        if batch == 1 and unit + 1 < units:
+            lstm_tile(1, 2, general, s, unit, 0)
+            continue
+        for unit in range(unit, min(unit + 2, units)):
+            row = 0
+            while batch - row >= GS_ROWS:
+                lstm_tile(GS_ROWS, 1, general, s, unit, row)
+                row += GS_ROWS
+            while batch - row >= 1:
+                lstm_tile(1, 1, general, s, unit, row)
+                row += 1
+
+
+# ----------------------------------------------------------------------------------------------------------------- GRU
+
+cdef inline vf gru_cell(const vf* sums, vf h) noexcept nogil:
+    """n = tanh(n_x + sigmoid(r) * n_h);  h = (1 - z) * n + z * h, with z = sigmoid(z)."""
+    cdef vf r = sigmoid(sums[0]), z = sigmoid(sums[1]), n = tanh_(muladd(r, sums[3], sums[2]))
+    return muladd(z, h, (splat(1.0) - z) * n)
+
+
+cdef vf gru_cell_general(const Step* s, const vf* sums, vf h) noexcept nogil:
+    """The same with any activations and clip."""
+    cdef vf r = activate_gate(s.args, 0, sums[0], s.clip), z = activate_gate(s.args, 0, sums[1], s.clip)
+    cdef vf n = activate_gate(s.args, 1, muladd(r, sums[3], sums[2]), s.clip)
+    return muladd(z, h, (splat(1.0) - z) * n)
+
+
+cdef inline void gru_tile(
+    const int rows, const int units, const bint general, const Step* s, Py_ssize_t unit, Py_ssize_t row
+) noexcept nogil:
+    cdef const real* w[2]
+    cdef vf sums[16]
+    cdef vf kept[16]
+    cdef vf h
+    cdef int i, j
+    cdef Py_ssize_t lane, room
+    for j in range(units):
+        w[j] = unit_weights(s, unit + j)
+    start_sums(rows, units, 4, sums, w, WIDE)
+    add_products(rows, units, 3, 2, sums, w, 3 * GS_BLOCK, s.x + row * s.x_stride, s.x_stride, s.x_size)
+    add_products(rows, units, 3, 3, sums, w, 3 * GS_BLOCK, s.h + row * s.h_stride, s.h_stride, s.h_size)
+    keep_sums(rows * units, 4, sums, kept)
+    for i in range(rows):
+        for j in range(units):
+            lane = (unit + j) * GS_LANES
+            room = s.size - lane
+            h = load_lanes(s.h + (row + i) * s.h_stride + lane, room)
+            if general:
+                h = gru_cell_general(s, kept + (i * units + j) * 4, h)
+            else:
+                h = gru_cell(kept + (i * units + j) * 4, h)
+            store_lanes(s.y + (row + i) * s.y_stride + lane, h, room)
+
+
+cdef inline void gru_step(const bint general, const Step* s, Py_ssize_t batch, bint backwards) noexcept nogil:
+    cdef Py_ssize_t units = quotient_up(s.size, GS_LANES), pairs = (units + 1) // 2, pair, unit, row
+    for pair in range(pairs):
+        unit = 2 * (pairs - 1 - pair if backwards else pair)
+        if batch == 1 and unit + 1 < units:
+            gru_tile(1, 2, general, s, unit, 0)
+            continue
+        for unit in range(unit, min(unit + 2, units)):
+            row = 0
+            while batch - row >= GS_ROWS:
+                gru_tile(GS_ROWS, 1, general, s, unit, row)
+                row += GS_ROWS
+            while batch - row >= 1:
+                gru_tile(1, 1, general, s, unit, row)
+                row += 1
+
+
+cdef inline void gru_reset_before_tile(
+    const int rows, const Step* s, Py_ssize_t unit, Py_ssize_t row, real* reset_h, real* update, real* candidate,
+    Py_ssize_t padded,
+) noexcept nogil:
+    """What does not wait for all of r * h: r * h itself, z, and the n gate's sum over x."""
+    cdef const real* w[1]
+    cdef vf sums[16]
+    cdef vf kept[16]
+    cdef vf h
+    cdef int i
+    cdef Py_ssize_t lane = unit * GS_LANES, at
+    w[0] = unit_weights(s, unit)
+    start_sums(rows, 1, 4, sums, w, WIDE)
+    add_products(rows, 1, 3, 2, sums, w, 3 * GS_BLOCK, s.x + row * s.x_stride, s.x_stride, s.x_size)
+    add_products(rows, 1, 2, 1, sums, w, 3 * GS_BLOCK, s.h + row * s.h_stride, s.h_stride, s.h_size)
+    keep_sums(rows, 3, sums, kept)
+    for i in range(rows):
+        at = (row + i) * padded + lane
+        h = load_lanes(s.h + (row + i) * s.h_stride + lane, s.size - lane)
+        store(reset_h + at, activate_gate(s.args, 0, kept[4 * i], s.clip) * h)
+        store(update + at, activate_gate(s.args, 0, kept[4 * i + 1], s.clip))
+        store(candidate + at, kept[4 * i + 2])
+
+
+cdef inline void gru_reset_after_all_tile(
+    const int rows, const Step* s, Py_ssize_t unit, Py_ssize_t row, real* reset_h, real* update, real* candidate,
+    Py_ssize_t padded,
+) noexcept nogil:
+    """n = g(n_x + R_n (r * h) + bias) and the new h."""
+    cdef const real* w[1]
+    cdef vf sums[16]
+    cdef vf kept[16]
+    cdef vf h, n, z
+    cdef int i
+    cdef Py_ssize_t lane = unit * GS_LANES, at
+    w[0] = unit_weights(s, unit) + 3 * GS_BLOCK
+    start_sums(rows, 1, 1, sums, w, (3 * s.x_size + 3) * GS_BLOCK)
+    add_products(rows, 1, 1, 0, sums, w, 3 * GS_BLOCK, reset_h + row * padded, padded, s.h_size)
+    keep_sums(rows, 1, sums, kept)
+    for i in range(rows):
+        at = (row + i) * padded + lane
+        h = load_lanes(s.h + (row + i) * s.h_stride + lane, s.size - lane)
+        z = load(update + at)
+        n = activate_gate(s.args, 1, load(candidate + at) + kept[4 * i], s.clip)
+        store_lanes(s.y + (row + i) * s.y_stride + lane, muladd(z, h, (splat(1.0) - z) * n), s.size - lane)
+
+
+cdef void gru_step_reset_before(const Step* s, Py_ssize_t batch) noexcept nogil:
+    cdef Py_ssize_t units = quotient_up(s.size, GS_LANES), unit, row
+    cdef Py_ssize_t padded = quotient_up(s.size, GS_BLOCK) * GS_BLOCK
+    cdef real* reset_h = <real*>s.args.p[9]
+    cdef real* update = reset_h + batch * padded
+    cdef real* candidate = update + batch * padded
+    for unit in range(units):
+        row = 0
+        while batch - row >= GS_ROWS:
+            gru_reset_before_tile(GS_ROWS, s, unit, row, reset_h, update, candidate, padded)
+            row += GS_ROWS
+        while batch - row >= 1:
+            gru_reset_before_tile(1, s, unit, row, reset_h, update, candidate, padded)
+            row += 1
+    for unit in range(units):
+        row = 0
+        while batch - row >= GS_ROWS:
+            gru_reset_after_all_tile(GS_ROWS, s, unit, row, reset_h, update, candidate, padded)
+            row += GS_ROWS
+        while batch - row >= 1:
+            gru_reset_after_all_tile(1, s, unit, row, reset_h, update, candidate, padded)
+            row += 1
+
+
+# ------------------------------------------------------------------------------------------------------- dense and RNN
+
+cdef inline vf dense_cell(const Step* s, vf x) noexcept nogil:
+    x = clip_sum(x, s.clip)
+    if s.activation == GS_ACT_TANH:
+        return tanh_(x)
+    elif s.activation == GS_ACT_IDENTITY:
+        return x
+    elif s.activation == GS_ACT_THRESHOLDED_RELU and s.h_size:
+        # The recurrent operators of ONNX let x == alpha through.
+        return select(less_equal(s.alpha, x), x, splat(0.0))
+    return activate(s.activation, x, s.alpha, s.beta)
+
+
+cdef inline void dense_tile(
+    const int rows, const int units, const int gates, const Step* s, Py_ssize_t unit, Py_ssize_t row
+) noexcept nogil:
+    """`gates` blocks of a group side by side; unit number u is vector u % GS_SPLIT of each block of group u // GS_SPLIT."""
+    cdef const real* w[2]
+    cdef vf sums[16]
+    cdef vf kept[16]
+    cdef int i, j, gate
+    cdef Py_ssize_t column, room
+    for j in range(units):
+        w[j] = unit_weights(s, unit + j)
+    start_sums(rows, units, gates, sums, w, gates * GS_BLOCK)
+    add_products(
+        rows, units, gates, gates - 1, sums, w, gates * GS_BLOCK, s.x + row * s.x_stride, s.x_stride, s.x_size)
+    add_products(
+        rows, units, gates, gates - 1, sums, w, gates * GS_BLOCK, s.h + row * s.h_stride, s.h_stride, s.h_size)
+    keep_sums(rows * units, gates, sums, kept)
+    for i in range(rows):
+        for j in range(units):
+            for gate in range(gates):
+                column = (
+                    (unit + j) // GS_SPLIT * WIDE + gate * GS_BLOCK + (unit + j) % GS_SPLIT * GS_LANES)
+                room = s.size - column
+                if room > 0:
+                    store_lanes(
+                        s.y + (row + i) * s.y_stride + column, dense_cell(s, kept[(i * units + j) * 4 + gate]), room)
+
+
+cdef inline void dense_rows(const int gates, const Step* s, Py_ssize_t unit, Py_ssize_t batch) noexcept nogil:
+    cdef Py_ssize_t row = 0
+    while batch - row >= GS_ROWS:
+        dense_tile(GS_ROWS, 1, gates, s, unit, row)
+        row += GS_ROWS
+    while batch - row >= 1:
+        dense_tile(1, 1, gates, s, unit, row)
+        row += 1
+
+
+cdef void dense_last_group(const Step* s, Py_ssize_t first, Py_ssize_t batch) noexcept nogil:
+    """The group of fewer than four blocks."""
+    cdef Py_ssize_t columns = s.size - first // GS_SPLIT * WIDE
+    cdef Py_ssize_t blocks = quotient_up(columns, GS_BLOCK), unit
+    for unit in range(first, first + min(quotient_up(columns, GS_LANES), GS_SPLIT)):
+        if blocks == 1:
+            dense_rows(1, s, unit, batch)
+        elif blocks == 2:
+            dense_rows(2, s, unit, batch)
+        else:
+            dense_rows(3, s, unit, batch)
+
+
+cdef void dense_step(const Step* s, Py_ssize_t batch, bint backwards) noexcept nogil:
+    cdef Py_ssize_t units = quotient_up(s.size, GS_BLOCK) // 4 * GS_SPLIT, pairs = (units + 1) // 2, pair, unit
+    cdef bint narrow = quotient_up(s.size, GS_BLOCK) % 4 != 0
+    if narrow and backwards:
+        dense_last_group(s, units, batch)
+    for pair in range(pairs):
+        unit = 2 * (pairs - 1 - pair if backwards else pair)
+        if batch == 1 and unit + 1 < units:
+            dense_tile(1, 2, 4, s, unit, 0)
+            continue
+        for unit in range(unit, min(unit + 2, units)):
+            dense_rows(4, s, unit, batch)
+    if narrow and not backwards:
+        dense_last_group(s, units, batch)
+
+
+cdef int linear(gs_args* args) noexcept nogil:
+    cdef Step s
+    s.args = args
+    s.x, s.w, s.y = <const real*>args.p[0], <const real*>args.p[1], <real*>args.p[4]
+    s.x_size, s.size, s.x_stride, s.y_stride = args.n[1], args.n[2], args.n[3], args.n[4]
+    s.h, s.h_size, s.h_stride = NULL, 0, 0
+    s.block = (s.x_size + 1) * WIDE
+    s.activation = <int>args.n[5]
+    s.alpha, s.beta, s.clip = splat(<real>args.f[0]), splat(<real>args.f[1]), splat(INFINITY)
+    dense_step(&s, args.n[0], False)
+    return GS_OK
+
+
+cdef void project(const gs_args* args, const real* h, Py_ssize_t h_stride, real* y, Py_ssize_t batch) noexcept nogil:
+    """y = projection @ h."""
+    cdef Step s
+    s.x, s.w, s.y = h, <const real*>args.p[8], y
+    s.x_size, s.size, s.x_stride, s.y_stride = args.n[3], args.n[4], h_stride, args.n[8]
+    s.h, s.h_size, s.h_stride = NULL, 0, 0
+    s.block = (s.x_size + 1) * WIDE
+    s.activation = GS_ACT_IDENTITY
+    s.alpha = s.beta = splat(0.0)
+    s.clip = splat(INFINITY)
+    dense_step(&s, batch, False)
+
+
+# ----------------------------------------------------------------------------------------------------------- sequences
+
+cdef enum:
+    LSTM
+    GRU
+    RNN
+
+
+cdef inline void run_step(const int cell, Step* s, Py_ssize_t batch) noexcept nogil:
+    cdef gs_args* args = s.args
+    cdef bint backwards = args.n[10] != 0
+    cdef real* y = s.y
+    cdef Py_ssize_t y_stride = s.y_stride
+    if cell == LSTM:
+        if not args.n[11]:
+            lstm_step(False, s, batch, backwards)
+        elif args.p[8] is NULL:
+            lstm_step(True, s, batch, backwards)
+        else:
+            s.y, s.y_stride = <real*>args.p[9], quotient_up(s.size, GS_BLOCK) * GS_BLOCK
+            lstm_step(True, s, batch, backwards)
+            project(args, s.y, s.y_stride, y, batch)
+            s.y, s.y_stride = y, y_stride
+    elif cell == GRU:
+        if not args.n[11]:
+            gru_step(False, s, batch, backwards)
+        elif args.n[15]:
+            gru_step_reset_before(s, batch)
+        else:
+            gru_step(True, s, batch, backwards)
+    else:
+        dense_step(s, batch, backwards)
+    args.n[10] = not backwards
+
+
+cdef inline void run_rows(const int cell, Step* s, Py_ssize_t first, Py_ssize_t batch, Py_ssize_t steps) noexcept nogil:
+    """`steps` time steps of `batch` rows from row `first` on, and the final h of each."""
+    cdef gs_args* args = s.args
+    cdef Py_ssize_t width = s.h_size, step, time, row
+    cdef real* hn = <real*>args.p[5] + first * width
+    s.h, s.h_stride = <const real*>args.p[2] + first * width, width
+    if cell == LSTM:
+        s.c = <real*>args.p[6] + first * s.size
+    for step in range(steps):
+        time = steps - 1 - step if args.n[9] else step
+        s.x = <const real*>args.p[0] + time * args.n[5] + first * args.n[6]
+        s.y = <real*>args.p[4] + time * args.n[7] + first * args.n[8]
+        run_step(cell, s, batch)
+        s.h, s.h_stride = s.y, args.n[8]
+    if s.h != hn:
+        for row in range(batch):
+            memcpy(hn + row * width, s.h + row * s.h_stride, width * sizeof(real))
+
+
+cdef inline int run_sequence(const int cell, gs_args* args) noexcept nogil:
+    cdef Step s
+    cdef Py_ssize_t batch = args.n[1], row, time
+    cdef const int32_t* lengths = <const int32_t*>args.p[10]
+    s.args = args
+    s.w = <const real*>args.p[1]
+    s.x_size, s.size, s.h_size = args.n[2], args.n[3], args.n[4]
+    s.x_stride, s.y_stride = args.n[6], args.n[8]
+    s.activation = <int>args.n[12]
+    s.alpha, s.beta = splat(<real>args.f[1]), splat(<real>args.f[2])
+    s.clip = splat(<real>args.f[0] if args.n[11] else INFINITY)
+    if cell == GRU:
+        s.block = WIDE + 3 * GS_BLOCK * (s.x_size + s.h_size)
+    else:
+        s.block = WIDE * (1 + s.x_size + s.h_size)
+    if cell == LSTM and args.p[6] != args.p[3]:
+        memcpy(args.p[6], args.p[3], batch * s.size * sizeof(real))
+    if lengths is NULL:
+        run_rows(cell, &s, 0, batch, args.n[0])
+        return GS_OK
+    for row in range(batch):
+        run_rows(cell, &s, row, 1, lengths[row])
+        for time in range(lengths[row], args.n[0]):
+            memset(<real*>args.p[4] + time * args.n[7] + row * args.n[8], 0, s.h_size * sizeof(real))
+    return GS_OK
+
+
+cdef int lstm(gs_args* args) noexcept nogil:
+    return run_sequence(LSTM, args)
+
+
+cdef int gru(gs_args* args) noexcept nogil:
+    return run_sequence(GRU, args)
+
+
+cdef int rnn(gs_args* args) noexcept nogil:
+    return run_sequence(RNN, args)
+
+
+FUSED_KERNELS = {
+    "lstm": <size_t><void*>lstm,
+    "gru": <size_t><void*>gru,
+    "rnn": <size_t><void*>rnn,
+    "linear": <size_t><void*>linear,
+}

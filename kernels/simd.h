@@ -1,0 +1,200 @@
+/* What Cython cannot say: a vector type and the dozen operations on it that C has no operator for.
+ *
+ * The extension chooses GS_VECTOR_BYTES (16, 32, 64) and GS_DOUBLE; `real` is then one lane and `gs_vf` one vector, on
+ * which + - * / and unary minus work as on numbers. Products and sums never fuse by themselves (-ffp-contract=off):
+ * gs_muladd is the only multiply-add, so that a result depends on the source alone. gcc and clang, x86 and aarch64.
+ */
+#ifndef GATESTEP_SIMD_H
+#define GATESTEP_SIMD_H
+#include <stddef.h>
+#include <stdint.h>
+#include <string.h>
+#include "abi.h"
+
+#ifndef GS_VECTOR_BYTES
+#define GS_VECTOR_BYTES 16
+#endif
+#ifndef GS_DOUBLE
+#define GS_DOUBLE 0
+#endif
+
+#if defined(__x86_64__)
+#include <immintrin.h>
+#elif defined(__aarch64__)
+#include <arm_neon.h>
+#endif
+
+#if GS_DOUBLE
+typedef double real;
+typedef int64_t gs_int;
+#define GS_MANTISSA 52
+#define GS_BIAS 1023
+#define GS_ROUNDER 6755399441055744.0 /* 1.5 * 2^52: adding it leaves the nearest integer in the low bits */
+#else
+typedef float real;
+typedef int32_t gs_int;
+#define GS_MANTISSA 23
+#define GS_BIAS 127
+#define GS_ROUNDER 12582912.0
+#endif
+
+#define GS_LANES ((ptrdiff_t)(GS_VECTOR_BYTES / sizeof(real)))
+/* Vectors in a block of GS_BLOCK lanes. */
+#define GS_SPLIT (GS_BLOCK / GS_LANES)
+/* Rows that share one pass over the weights: as many as leave their accumulators in registers. */
+#if GS_VECTOR_BYTES == 64 || defined(__aarch64__)
+#define GS_ROWS 4
+#elif GS_VECTOR_BYTES == 32
+#define GS_ROWS 3
+#else
+#define GS_ROWS 2
+#endif
+
+typedef real gs_vf __attribute__((vector_size(GS_VECTOR_BYTES)));
+typedef gs_int gs_vi __attribute__((vector_size(GS_VECTOR_BYTES)));
+typedef real gs_anywhere __attribute__((vector_size(GS_VECTOR_BYTES), aligned(sizeof(real)), may_alias));
+typedef real gs_aligned __attribute__((vector_size(GS_VECTOR_BYTES), may_alias));
+
+#define GS_INLINE static inline __attribute__((always_inline, unused))
+/* A tile is written once and specialised by constant arguments: that needs every inline function of Cython inlined. */
+#undef CYTHON_INLINE
+#define CYTHON_INLINE inline __attribute__((always_inline))
+
+GS_INLINE gs_vf gs_splat(real x) { return x - (gs_vf){0}; }
+GS_INLINE gs_vf gs_load(const real *p) { return *(const gs_anywhere *)p; }
+GS_INLINE gs_vf gs_load_aligned(const real *p) { return *(const gs_aligned *)p; }
+GS_INLINE void gs_store(real *p, gs_vf v) { *(gs_anywhere *)p = v; }
+GS_INLINE real gs_get(gs_vf v, ptrdiff_t lane) { return v[lane]; }
+GS_INLINE gs_vf gs_put(gs_vf v, ptrdiff_t lane, real x) { v[lane] = x; return v; }
+GS_INLINE gs_vf gs_abs(gs_vf v) {
+    return (gs_vf)((gs_vi)v & ~((gs_vi){0} + ((gs_int)1 << (8 * sizeof(gs_int) - 1))));
+}
+/* 2^n from the bits of n + GS_ROUNDER + GS_BIAS, for -GS_BIAS < n <= GS_BIAS + 1 (the last gives infinity). */
+GS_INLINE gs_vf gs_power(gs_vf n) { return (gs_vf)((gs_vi)n << GS_MANTISSA); }
+
+/* A weight vector that several rows share: gcc would otherwise read it again from memory for each of them. */
+GS_INLINE gs_vf gs_load_once(const real *p) {
+    gs_vf v = gs_load_aligned(p);
+#if defined(__x86_64__)
+    __asm__("" : "+v"(v));
+#elif defined(__aarch64__)
+    __asm__("" : "+w"(v));
+#endif
+    return v;
+}
+
+/* gs_min(a, b) is b unless a < b, gs_max(a, b) is b unless a > b: a NaN in b stays. */
+#if defined(__x86_64__)
+#if GS_VECTOR_BYTES == 64
+#define GS_PREFIX _mm512
+#elif GS_VECTOR_BYTES == 32
+#define GS_PREFIX _mm256
+#else
+#define GS_PREFIX _mm
+#endif
+#define GS_PASTE3(a, b, c) a##_##b##_##c
+#define GS_PASTE(a, b, c) GS_PASTE3(a, b, c)
+#if GS_DOUBLE
+#define GS_OP(name) GS_PASTE(GS_PREFIX, name, pd)
+#else
+#define GS_OP(name) GS_PASTE(GS_PREFIX, name, ps)
+#endif
+GS_INLINE gs_vf gs_min(gs_vf a, gs_vf b) { return (gs_vf)GS_OP(min)(a, b); }
+GS_INLINE gs_vf gs_max(gs_vf a, gs_vf b) { return (gs_vf)GS_OP(max)(a, b); }
+GS_INLINE gs_vf gs_sqrt(gs_vf a) { return (gs_vf)GS_OP(sqrt)(a); }
+#elif defined(__aarch64__)
+#if GS_DOUBLE
+#define GS_OP(name) name##_f64
+#else
+#define GS_OP(name) name##_f32
+#endif
+GS_INLINE gs_vf gs_min(gs_vf a, gs_vf b) { return (gs_vf)GS_OP(vminq)(a, b); }
+GS_INLINE gs_vf gs_max(gs_vf a, gs_vf b) { return (gs_vf)GS_OP(vmaxq)(a, b); }
+GS_INLINE gs_vf gs_sqrt(gs_vf a) { return (gs_vf)GS_OP(vsqrtq)(a); }
+#else
+GS_INLINE gs_vf gs_min(gs_vf a, gs_vf b) { gs_vi m = a < b; return (gs_vf)((m & (gs_vi)a) | (~m & (gs_vi)b)); }
+GS_INLINE gs_vf gs_max(gs_vf a, gs_vf b) { gs_vi m = a > b; return (gs_vf)((m & (gs_vi)a) | (~m & (gs_vi)b)); }
+GS_INLINE gs_vf gs_sqrt(gs_vf a) {
+    for (ptrdiff_t i = 0; i < GS_LANES; i++) a[i] = (real)__builtin_sqrt(a[i]);
+    return a;
+}
+#endif
+
+/* a * b + c, fused where the machine can. */
+#if defined(__FMA__)
+GS_INLINE gs_vf gs_muladd(gs_vf a, gs_vf b, gs_vf c) { return (gs_vf)GS_OP(fmadd)(a, b, c); }
+#elif defined(__aarch64__)
+GS_INLINE gs_vf gs_muladd(gs_vf a, gs_vf b, gs_vf c) { return (gs_vf)GS_OP(vfmaq)(c, a, b); }
+#else
+GS_INLINE gs_vf gs_muladd(gs_vf a, gs_vf b, gs_vf c) { return a * b + c; }
+#endif
+
+/* Comparisons give a gs_mask; a comparison with NaN is false. gs_select takes a where the mask is set, b elsewhere. */
+#if GS_VECTOR_BYTES == 64 && defined(__AVX512F__)
+#if GS_DOUBLE
+typedef __mmask8 gs_mask;
+#define GS_CMP _mm512_cmp_pd_mask
+#else
+typedef __mmask16 gs_mask;
+#define GS_CMP _mm512_cmp_ps_mask
+#endif
+GS_INLINE gs_mask gs_lt(gs_vf a, gs_vf b) { return GS_CMP(a, b, _CMP_LT_OQ); }
+GS_INLINE gs_mask gs_le(gs_vf a, gs_vf b) { return GS_CMP(a, b, _CMP_LE_OQ); }
+GS_INLINE gs_vf gs_select(gs_mask m, gs_vf a, gs_vf b) { return (gs_vf)GS_OP(mask_blend)(m, b, a); }
+#else
+typedef gs_vi gs_mask;
+GS_INLINE gs_mask gs_lt(gs_vf a, gs_vf b) { return a < b; }
+GS_INLINE gs_mask gs_le(gs_vf a, gs_vf b) { return a <= b; }
+GS_INLINE gs_vf gs_select(gs_mask m, gs_vf a, gs_vf b) { return (gs_vf)((m & (gs_vi)a) | (~m & (gs_vi)b)); }
+#endif
+
+/* The first `count` lanes (1 <= count < GS_LANES) and nothing behind them; the rest reads as zero. */
+#if GS_VECTOR_BYTES == 64 && defined(__AVX512F__)
+GS_INLINE gs_vf gs_load_part(const real *p, ptrdiff_t count) {
+    return (gs_vf)GS_OP(maskz_loadu)((gs_mask)((1u << count) - 1), p);
+}
+GS_INLINE void gs_store_part(real *p, gs_vf v, ptrdiff_t count) {
+    GS_OP(mask_storeu)(p, (gs_mask)((1u << count) - 1), v);
+}
+#elif GS_VECTOR_BYTES == 32 && defined(__AVX2__)
+GS_INLINE __m256i gs_first(ptrdiff_t count) {
+    static const gs_int ends[16] = {-1, -1, -1, -1, -1, -1, -1, -1, 0, 0, 0, 0, 0, 0, 0, 0};
+    return _mm256_loadu_si256((const __m256i *)(ends + 8 - count));
+}
+GS_INLINE gs_vf gs_load_part(const real *p, ptrdiff_t count) { return (gs_vf)GS_OP(maskload)(p, gs_first(count)); }
+GS_INLINE void gs_store_part(real *p, gs_vf v, ptrdiff_t count) { GS_OP(maskstore)(p, gs_first(count), v); }
+#else
+GS_INLINE gs_vf gs_load_part(const real *p, ptrdiff_t count) {
+    gs_vf v = {0};
+    for (ptrdiff_t i = 0; i < count; i++) v[i] = p[i];
+    return v;
+}
+GS_INLINE void gs_store_part(real *p, gs_vf v, ptrdiff_t count) {
+    for (ptrdiff_t i = 0; i < count; i++) p[i] = v[i];
+}
+#endif
+
+/* Denormal numbers are read and written as zero between the two: silence after a burst must not slow a stream down. */
+#if defined(__x86_64__)
+GS_INLINE uint64_t gs_ftz_on(void) {
+    uint32_t old = _mm_getcsr();
+    if ((old & 0x8040u) != 0x8040u) _mm_setcsr(old | 0x8040u);
+    return old;
+}
+GS_INLINE void gs_ftz_restore(uint64_t old) {
+    if ((old & 0x8040u) != 0x8040u) _mm_setcsr((uint32_t)old);
+}
+#elif defined(__aarch64__)
+GS_INLINE uint64_t gs_ftz_on(void) {
+    uint64_t old;
+    __asm__ volatile("mrs %0, fpcr" : "=r"(old));
+    __asm__ volatile("msr fpcr, %0" : : "r"(old | (UINT64_C(1) << 24)) : "memory");
+    return old;
+}
+GS_INLINE void gs_ftz_restore(uint64_t old) { __asm__ volatile("msr fpcr, %0" : : "r"(old) : "memory"); }
+#else
+GS_INLINE uint64_t gs_ftz_on(void) { return 0; }
+GS_INLINE void gs_ftz_restore(uint64_t old) { (void)old; }
+#endif
+
+#endif
