@@ -8,6 +8,7 @@ chosen one ever executes an instruction the machine lacks. Products and sums fus
 from __future__ import annotations
 
 import platform
+from glob import glob
 
 import numpy
 from Cython.Build import cythonize
@@ -19,10 +20,11 @@ if platform.machine().lower() in ("x86_64", "amd64"):
     ISAS["avx2"] = ["-mavx2", "-mfma", "-mf16c"]
     ISAS["avx512"] = ["-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mfma", "-mprefer-vector-width=512"]
 VECTOR_BYTES = {"baseline": 16, "avx2": 32, "avx512": 64}
-HEADERS = ["kernels/abi.h", "kernels/simd.h"]
+#: A change to one of these compiles every extension again.
+SHARED = ["setup.py", *sorted(glob("kernels/*.h") + glob("kernels/*.pxi"))]
 
 
-def extension(name: str, source: str, flags: list[str], depends: list[str], macros: dict[str, str]) -> Extension:
+def extension(name: str, source: str, flags: list[str], macros: dict[str, str]) -> Extension:
     """An extension of the package, with what every one of them needs."""
     return Extension(
         f"gatestep.{name}",
@@ -30,7 +32,7 @@ def extension(name: str, source: str, flags: list[str], depends: list[str], macr
         include_dirs=["kernels", numpy.get_include()],
         define_macros=[("NPY_NO_DEPRECATED_API", "NPY_1_7_API_VERSION"), *macros.items()],
         extra_compile_args=COMMON + flags,
-        depends=HEADERS + depends,
+        depends=SHARED,
     )
 
 
@@ -39,16 +41,15 @@ extensions = [
         f"kernels._{isa}_{dtype}",
         f"kernels/_{isa}_{dtype}.pyx",
         flags,
-        ["kernels/activations.pxi", "kernels/fused.pxi", "kernels/tensor.pxi"],
         {"GS_VECTOR_BYTES": str(VECTOR_BYTES[isa]), "GS_DOUBLE": str(int(dtype == "f64"))},
     )
     for isa, flags in ISAS.items()
     for dtype in ("f32", "f64")
 ]
-extensions.append(extension("kernels._cpu", "kernels/_cpu.pyx", [], [], {}))
-extensions.append(extension("kernels._plumbing", "kernels/_plumbing.pyx", [], [], {}))
+extensions.append(extension("kernels._cpu", "kernels/_cpu.pyx", [], {}))
+extensions.append(extension("kernels._plumbing", "kernels/_plumbing.pyx", [], {}))
 extensions.append(
-    extension("engine._machine", "engine/_machine.pyx", [], [], {"GS_VECTOR_BYTES": "16", "GS_DOUBLE": "0"})
+    extension("engine._machine", "engine/_machine.pyx", [], {"GS_VECTOR_BYTES": "16", "GS_DOUBLE": "0"})
 )
 
 setup(ext_modules=cythonize(extensions, language_level=3, nthreads=2, show_all_warnings=False))
