@@ -1,0 +1,165 @@
+"""Files that hold weights only: told apart by their content, and, with a spec, made into a graph."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from ..engine.errors import ModelFormatError, UnsupportedModelError
+from ..engine.graph import Graph
+from ..engine.spec import Spec
+from .archive import ZIP_MAGIC, Archive, Source, source_name
+from .build import build
+from .infer import infer
+from .safetensors import is_safetensors, read_safetensors
+from .torch import read_torch
+
+__all__ = ["is_weights", "read_weights", "to_graph"]
+
+_HEAD = 64
+#: Other files that people call weights, by how they begin.
+_OTHERS = (
+    (b"\x89HDF\r\n\x1a\n", "an HDF5 file, as Keras writes"),
+    (b"GGUF", "a GGUF file"),
+    (b"\x93NUMPY", "a single NumPy array; weights have names: np.savez"),
+    (b"\x1f\x8b", "a gzip file"),
+    (b"{", "JSON"),
+)
+
+
+def is_weights(source: Source) -> bool:
+    """Whether `read_weights` reads such a file, or knows and refuses it: a zip archive, safetensors, a pickle, ..."""
+    head = _head(source)
+    return head.startswith((ZIP_MAGIC, b"\x80")) or is_safetensors(head) or _other(head) is not None
+
+
+def read_weights(
+    source: Source | Mapping[str, Any], *, state_dict: str | None = None
+) -> tuple[dict[str, np.ndarray], str]:
+    """The weights in a file, whatever its name.
+
+    Parameters
+    ----------
+    source : path, bytes, or mapping of str to array or torch.Tensor
+        A `.pt` or `.pth` file of PyTorch, `.safetensors`, `.npz`; or the weights themselves.
+    state_dict : str, optional
+        Which dictionary of a checkpoint of PyTorch, see `read_torch`.
+
+    Returns
+    -------
+    weights : dict of str to numpy.ndarray
+    name : str
+        What messages call the source.
+
+    Raises
+    ------
+    ModelFormatError
+        Damaged or truncated, or of no kind that holds weights.
+    UnsupportedModelError
+        It holds something else than plain arrays.
+    OSError
+        The file cannot be opened.
+    """
+    if isinstance(source, Mapping):
+        return {str(key): _array(key, value) for key, value in source.items()}, "<weights>"
+    name, head = source_name(source), _head(source)
+    if head.startswith(ZIP_MAGIC) and _is_npz(source):
+        return _read_npz(source), name
+    if head.startswith((ZIP_MAGIC, b"\x80")):
+        return read_torch(source, state_dict=state_dict), name
+    if is_safetensors(head):
+        return read_safetensors(source), name
+    if not head:
+        raise ModelFormatError(f"{name}: the file is empty")
+    other = _other(head)
+    if other is not None:
+        raise UnsupportedModelError(f"{other}, which is not read", source=name)
+    raise ModelFormatError(f"{name}: no weight file: neither a zip archive of torch.save or np.savez, nor safetensors")
+
+
+def to_graph(weights: Mapping[str, np.ndarray], spec: Spec | None, source: str) -> Graph:
+    """The graph of a model from its weights; a single RNN needs no spec.
+
+    Parameters
+    ----------
+    weights : mapping of str to numpy.ndarray
+    spec : Spec or None
+        None: see `infer`.
+    source : str
+        For messages.
+
+    Returns
+    -------
+    Graph
+        See `build`.
+
+    Raises
+    ------
+    ModelFormatError
+        Weights and spec do not fit each other.
+    UnsupportedModelError
+        A spec is needed, or the spec makes no model.
+    """
+    if not weights:
+        raise ModelFormatError(f"{source}: no weights in it")
+    return build(spec if spec is not None else infer(weights, source=source), weights, source=source)
+
+
+def _head(source: Source) -> bytes:
+    if isinstance(source, bytes):
+        return source[:_HEAD]
+    with open(source, "rb") as file:
+        return file.read(_HEAD)
+
+
+def _other(head: bytes) -> str | None:
+    return next((what for magic, what in _OTHERS if head.startswith(magic)), None)
+
+
+def _array(key: object, value: Any) -> np.ndarray:
+    """An array, or a torch.Tensor as one, without needing torch."""
+    if hasattr(value, "detach"):
+        value = value.detach().cpu()
+        value = value.float() if str(value.dtype) == "torch.bfloat16" else value
+        return np.array(value.numpy())
+    array = np.asarray(value)
+    if array.dtype.kind not in "fiub":
+        raise UnsupportedModelError(f"the weight {key!r} is {array.dtype}, not numbers")
+    return array
+
+
+# NumPy's own archives
+
+
+def _is_npz(source: Source) -> bool:
+    with Archive(source) as archive:
+        return bool(archive.entries) and all(name.endswith(".npy") for name in archive.entries)
+
+
+def _read_npz(source: Source) -> dict[str, np.ndarray]:
+    """The arrays of an `.npz` file; object arrays, which are pickles, are refused."""
+    with Archive(source) as archive:
+        return {
+            name[: -len(".npy")]: _read_npy(archive.read(name, compressed=True), f"{archive.name}: {name!r}")
+            for name in archive.entries
+        }
+
+
+def _read_npy(data: bytes, what: str) -> np.ndarray:
+    stream = io.BytesIO(data)
+    try:
+        version = np.lib.format.read_magic(stream)
+        read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+        shape, fortran, dtype = read(stream)
+        if dtype.hasobject or dtype.kind not in "fiub":
+            raise UnsupportedModelError(f"{what} holds {dtype}, not numbers")
+        array = np.frombuffer(data, dtype, offset=stream.tell())
+        array = array.reshape(shape[::-1]).T if fortran else array.reshape(shape)
+    except UnsupportedModelError:
+        raise
+    except (ValueError, TypeError, SyntaxError, KeyError, OverflowError, MemoryError, RecursionError) as error:
+        raise ModelFormatError(f"{what} is no NumPy array ({error})") from error
+    return array.astype(dtype.newbyteorder("="), order="C", copy=False)
