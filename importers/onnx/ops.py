@@ -530,21 +530,14 @@ def _hidden_size(call: Call, w: str, r: str, gates: int) -> int:
 
 def _check_weights(call: Call, gates: int, directions: int, hidden: int) -> None:
     """Hold hidden_size and direction against the weights, where their shapes are known."""
-    layout = call.attrs.get("layout", 0)
-    state: tuple[int | None, ...] = (None, directions, hidden) if layout else (directions, None, hidden)
-    expected: list[tuple[int | None, ...]] = [
-        (None, None, None),
-        (directions, gates * hidden, None),
-        (directions, gates * hidden, hidden),
-        (directions, 2 * gates * hidden),
-        (None,),
-        state,
-        state,
-        (directions, 3 * hidden),
-    ]
-    names = ("X", "W", "R", "B", "sequence_lens", "initial_h", "initial_c", "P")
-    for name, value, sizes in zip(names, call.inputs, expected, strict=False):
-        shape = call.translation.shape(value) if value else None
+    expected: tuple[tuple[str, int, tuple[int | None, ...]], ...] = (
+        ("W", 1, (directions, gates * hidden, None)),
+        ("R", 2, (directions, gates * hidden, hidden)),
+        ("B", 3, (directions, 2 * gates * hidden)),
+        ("P", 7, (directions, 3 * hidden)),
+    )
+    for name, k, sizes in expected:
+        shape = call.translation.shape(call.inputs[k]) if k < len(call.inputs) else None
         if shape is None:
             continue
         if len(shape) != len(sizes) or any(
