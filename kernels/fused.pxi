@@ -16,6 +16,15 @@ cdef enum:
     WIDE = 4 * GS_BLOCK  # reals per k of an LSTM block or of a full group of dense blocks
 
 
+cdef extern from *:
+    """
+    /* Units of a narrow group whose sums fit in registers beside those of two full units. */
+    #define GS_MOST_JOINED (GS_SPLIT > 2 ? 2 : GS_SPLIT)
+    """
+    enum:
+        MOST_JOINED "GS_MOST_JOINED"
+
+
 cdef struct Step:
     # What one time step of a layer reads and writes: `x` and `h` are the operands of the sums.
     const real* w
@@ -197,6 +206,14 @@ cdef inline void lstm_step(const bint general, const Step* s, Py_ssize_t batch, 
                 row += 1
 
 
+cdef void lstm_step_standard(const Step* s, Py_ssize_t batch, bint backwards) noexcept nogil:
+    lstm_step(False, s, batch, backwards)
+
+
+cdef void lstm_step_general(const Step* s, Py_ssize_t batch, bint backwards) noexcept nogil:
+    lstm_step(True, s, batch, backwards)
+
+
 # ----------------------------------------------------------------------------------------------------------------- GRU
 
 cdef inline vf gru_cell(const vf* sums, vf h) noexcept nogil:
@@ -254,6 +271,14 @@ cdef inline void gru_step(const bint general, const Step* s, Py_ssize_t batch, b
             while batch - row >= 1:
                 gru_tile(1, 1, general, s, unit, row)
                 row += 1
+
+
+cdef void gru_step_standard(const Step* s, Py_ssize_t batch, bint backwards) noexcept nogil:
+    gru_step(False, s, batch, backwards)
+
+
+cdef void gru_step_general(const Step* s, Py_ssize_t batch, bint backwards) noexcept nogil:
+    gru_step(True, s, batch, backwards)
 
 
 cdef inline void gru_reset_before_tile(
@@ -341,6 +366,20 @@ cdef inline vf dense_cell(const Step* s, vf x) noexcept nogil:
     return activate(s.activation, x, s.alpha, s.beta)
 
 
+cdef inline void dense_finish(
+    const int units, const int gates, const Step* s, const vf* kept, Py_ssize_t unit, Py_ssize_t row
+) noexcept nogil:
+    """Activations and stores of one row of a tile."""
+    cdef int j, gate
+    cdef Py_ssize_t column, room
+    for j in range(units):
+        for gate in range(gates):
+            column = (unit + j) // GS_SPLIT * WIDE + gate * GS_BLOCK + (unit + j) % GS_SPLIT * GS_LANES
+            room = s.size - column
+            if room > 0:
+                store_lanes(s.y + row * s.y_stride + column, dense_cell(s, kept[j * 4 + gate]), room)
+
+
 cdef inline void dense_tile(
     const int rows, const int units, const int gates, const Step* s, Py_ssize_t unit, Py_ssize_t row
 ) noexcept nogil:
@@ -348,8 +387,7 @@ cdef inline void dense_tile(
     cdef const real* w[2]
     cdef vf sums[16]
     cdef vf kept[16]
-    cdef int i, j, gate
-    cdef Py_ssize_t column, room
+    cdef int i, j
     for j in range(units):
         w[j] = unit_weights(s, unit + j)
     start_sums(rows, units, gates, sums, w, gates * GS_BLOCK)
@@ -359,14 +397,50 @@ cdef inline void dense_tile(
         rows, units, gates, gates - 1, sums, w, gates * GS_BLOCK, s.h + row * s.h_stride, s.h_stride, s.h_size)
     keep_sums(rows * units, gates, sums, kept)
     for i in range(rows):
-        for j in range(units):
+        dense_finish(units, gates, s, kept + i * units * 4, unit, row + i)
+
+
+cdef inline void add_products_joined(
+    const int last_units, const int gates, vf* sums, vf* last_sums, const real** w, const real** last_w, const real* x, const Py_ssize_t size
+) noexcept nogil:
+    cdef Py_ssize_t k
+    cdef int unit, gate
+    cdef vf value
+    for k in range(size):
+        value = splat(x[k])
+        for unit in range(2):
+            for gate in range(4):
+                sums[unit * 4 + gate] = muladd(
+                    load_aligned(w[unit] + gate * GS_BLOCK), value, sums[unit * 4 + gate])
+            w[unit] += WIDE
+        for unit in range(last_units):
             for gate in range(gates):
-                column = (
-                    (unit + j) // GS_SPLIT * WIDE + gate * GS_BLOCK + (unit + j) % GS_SPLIT * GS_LANES)
-                room = s.size - column
-                if room > 0:
-                    store_lanes(
-                        s.y + (row + i) * s.y_stride + column, dense_cell(s, kept[(i * units + j) * 4 + gate]), room)
+                last_sums[unit * 4 + gate] = muladd(
+                    load_aligned(last_w[unit] + gate * GS_BLOCK), value, last_sums[unit * 4 + gate])
+            last_w[unit] += gates * GS_BLOCK
+
+
+cdef inline void dense_tile_joined(const int last_units, const int gates, const Step* s, Py_ssize_t unit) noexcept nogil:
+    """One row of the last two full units and of the narrow group behind them, whose few sums alone would only wait."""
+    cdef const real* w[2]
+    cdef const real* last_w[2]
+    cdef vf sums[8]
+    cdef vf last_sums[8]
+    cdef vf kept[8]
+    cdef vf last_kept[8]
+    cdef int j
+    for j in range(2):
+        w[j] = unit_weights(s, unit + j)
+    for j in range(last_units):
+        last_w[j] = unit_weights(s, unit + 2 + j)
+    start_sums(1, 2, 4, sums, w, WIDE)
+    start_sums(1, last_units, gates, last_sums, last_w, gates * GS_BLOCK)
+    add_products_joined(last_units, gates, sums, last_sums, w, last_w, s.x, s.x_size)
+    add_products_joined(last_units, gates, sums, last_sums, w, last_w, s.h, s.h_size)
+    keep_sums(2, 4, sums, kept)
+    keep_sums(last_units, gates, last_sums, last_kept)
+    dense_finish(2, 4, s, kept, unit, 0)
+    dense_finish(last_units, gates, s, last_kept, unit + 2, 0)
 
 
 cdef inline void dense_rows(const int gates, const Step* s, Py_ssize_t unit, Py_ssize_t batch) noexcept nogil:
@@ -379,32 +453,56 @@ cdef inline void dense_rows(const int gates, const Step* s, Py_ssize_t unit, Py_
         row += 1
 
 
-cdef void dense_last_group(const Step* s, Py_ssize_t first, Py_ssize_t batch) noexcept nogil:
-    """The group of fewer than four blocks."""
-    cdef Py_ssize_t columns = s.size - first // GS_SPLIT * WIDE
-    cdef Py_ssize_t blocks = quotient_up(columns, GS_BLOCK), unit
-    for unit in range(first, first + min(quotient_up(columns, GS_LANES), GS_SPLIT)):
-        if blocks == 1:
-            dense_rows(1, s, unit, batch)
-        elif blocks == 2:
-            dense_rows(2, s, unit, batch)
+cdef inline void dense_narrow_group(
+    const int gates, const Step* s, Py_ssize_t unit, Py_ssize_t stop, Py_ssize_t batch
+) noexcept nogil:
+    while unit < stop:
+        if batch == 1 and unit + 1 < stop:
+            dense_tile(1, 2, gates, s, unit, 0)
+            unit += 2
         else:
-            dense_rows(3, s, unit, batch)
+            dense_rows(gates, s, unit, batch)
+            unit += 1
+
+
+cdef void dense_last_group(const Step* s, Py_ssize_t first, Py_ssize_t batch) noexcept nogil:
+    """The group of fewer than four blocks, whose units start at `first`."""
+    cdef Py_ssize_t columns = s.size - first // GS_SPLIT * WIDE
+    cdef Py_ssize_t blocks = quotient_up(columns, GS_BLOCK), stop = first + min(quotient_up(columns, GS_LANES), GS_SPLIT)
+    if blocks == 1:
+        dense_narrow_group(1, s, first, stop, batch)
+    elif blocks == 2:
+        dense_narrow_group(2, s, first, stop, batch)
+    else:
+        dense_narrow_group(3, s, first, stop, batch)
+
+
+cdef void dense_last_joined(const Step* s, Py_ssize_t unit, Py_ssize_t blocks) noexcept nogil:
+    if blocks == 1:
+        dense_tile_joined(MOST_JOINED, 1, s, unit)
+    elif blocks == 2:
+        dense_tile_joined(MOST_JOINED, 2, s, unit)
+    else:
+        dense_tile_joined(MOST_JOINED, 3, s, unit)
 
 
 cdef void dense_step(const Step* s, Py_ssize_t batch, bint backwards) noexcept nogil:
-    cdef Py_ssize_t units = quotient_up(s.size, GS_BLOCK) // 4 * GS_SPLIT, pairs = (units + 1) // 2, pair, unit
-    cdef bint narrow = quotient_up(s.size, GS_BLOCK) % 4 != 0
-    if narrow and backwards:
+    cdef Py_ssize_t blocks = quotient_up(s.size, GS_BLOCK), units = blocks // 4 * GS_SPLIT, pairs = (units + 1) // 2
+    cdef Py_ssize_t pair, unit
+    cdef bint joined = batch == 1 and blocks % 4 != 0 and units >= 2 and units % 2 == 0 and GS_SPLIT == MOST_JOINED
+    cdef bint alone = blocks % 4 != 0 and not joined
+    if alone and backwards:
         dense_last_group(s, units, batch)
     for pair in range(pairs):
         unit = 2 * (pairs - 1 - pair if backwards else pair)
-        if batch == 1 and unit + 1 < units:
+        if joined and unit + 2 == units:
+            dense_last_joined(s, unit, blocks % 4)
+        elif batch == 1 and unit + 1 < units:
             dense_tile(1, 2, 4, s, unit, 0)
-            continue
-        for unit in range(unit, min(unit + 2, units)):
-            dense_rows(4, s, unit, batch)
-    if narrow and not backwards:
+        else:
+            for unit in range(unit, min(unit + 2, units)):
+                dense_rows(4, s, unit, batch)
+    if alone and not backwards:
         dense_last_group(s, units, batch)
 
 
@@ -442,34 +540,34 @@ cdef enum:
     RNN
 
 
-cdef inline void run_step(const int cell, Step* s, Py_ssize_t batch) noexcept nogil:
+cdef inline void run_step(int cell, Step* s, Py_ssize_t batch) noexcept nogil:
     cdef gs_args* args = s.args
     cdef bint backwards = args.n[10] != 0
     cdef real* y = s.y
     cdef Py_ssize_t y_stride = s.y_stride
     if cell == LSTM:
         if not args.n[11]:
-            lstm_step(False, s, batch, backwards)
+            lstm_step_standard(s, batch, backwards)
         elif args.p[8] is NULL:
-            lstm_step(True, s, batch, backwards)
+            lstm_step_general(s, batch, backwards)
         else:
             s.y, s.y_stride = <real*>args.p[9], quotient_up(s.size, GS_BLOCK) * GS_BLOCK
-            lstm_step(True, s, batch, backwards)
+            lstm_step_general(s, batch, backwards)
             project(args, s.y, s.y_stride, y, batch)
             s.y, s.y_stride = y, y_stride
     elif cell == GRU:
         if not args.n[11]:
-            gru_step(False, s, batch, backwards)
+            gru_step_standard(s, batch, backwards)
         elif args.n[15]:
             gru_step_reset_before(s, batch)
         else:
-            gru_step(True, s, batch, backwards)
+            gru_step_general(s, batch, backwards)
     else:
         dense_step(s, batch, backwards)
     args.n[10] = not backwards
 
 
-cdef inline void run_rows(const int cell, Step* s, Py_ssize_t first, Py_ssize_t batch, Py_ssize_t steps) noexcept nogil:
+cdef void run_rows(int cell, Step* s, Py_ssize_t first, Py_ssize_t batch, Py_ssize_t steps) noexcept nogil:
     """`steps` time steps of `batch` rows from row `first` on, and the final h of each."""
     cdef gs_args* args = s.args
     cdef Py_ssize_t width = s.h_size, step, time, row
@@ -488,7 +586,7 @@ cdef inline void run_rows(const int cell, Step* s, Py_ssize_t first, Py_ssize_t 
             memcpy(hn + row * width, s.h + row * s.h_stride, width * sizeof(real))
 
 
-cdef inline int run_sequence(const int cell, gs_args* args) noexcept nogil:
+cdef int run_sequence(int cell, gs_args* args) noexcept nogil:
     cdef Step s
     cdef Py_ssize_t batch = args.n[1], row, time
     cdef const int32_t* lengths = <const int32_t*>args.p[10]
