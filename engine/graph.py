@@ -80,9 +80,14 @@ class Node:
     name: str = ""
 
     @property
+    def key(self) -> str:
+        """The first value it makes: what tells it from every other node."""
+        return next((name for name in self.outputs if name), "")
+
+    @property
     def label(self) -> str:
         """How messages call it: ``LSTM 'encoder'``."""
-        return f"{self.op} {self.name or (self.outputs[0] if self.outputs else '?')!r}"
+        return f"{self.op} {(self.name or self.key).lstrip(chr(0))!r}"
 
 
 @dataclass

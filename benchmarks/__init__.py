@@ -1,0 +1,1 @@
+"""The suite that a user runs, peers included."""

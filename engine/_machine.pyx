@@ -1,0 +1,470 @@
+# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
+"""The executor: a flat list of kernel calls over fixed memory, and the hot path of a stream through it.
+
+A `Machine` is one program bound to memory: running it patches the caller's pointers into the calls and makes them one
+after the other, without the GIL. A `Stepper` holds the machines of a stream (one frame, and chunks of frames) and
+checks what comes from Python at C speed.
+"""
+
+cimport numpy as cnp
+from libc.stdint cimport uintptr_t
+from libc.stdlib cimport calloc, free
+from libc.string cimport memcpy
+
+import numpy as np
+
+from .errors import ShapeError, StateError
+
+cnp.import_array()
+
+cdef extern from "abi.h":
+    enum:
+        GS_P
+        GS_N
+        GS_F
+    ctypedef struct gs_args:
+        void *p[12]
+        Py_ssize_t n[24]
+        double f[8]
+    ctypedef int (*gs_kernel)(gs_args *) noexcept nogil
+
+cdef extern from "simd.h":
+    unsigned long long gs_ftz_on() noexcept nogil
+    void gs_ftz_restore(unsigned long long) noexcept nogil
+
+cdef enum:
+    MAX_PORTS = 32
+    MAX_DIMS = 8
+
+ctypedef struct Call:
+    gs_kernel kernel
+    gs_args args
+
+ctypedef struct Patch:
+    void **slot
+    Py_ssize_t port
+    Py_ssize_t offset
+
+
+cdef class Machine:
+    """A program bound to its memory.
+
+    Parameters
+    ----------
+    calls : list of (address, pointers, n, f)
+        `pointers` is a list of ``(slot, port, address)``: an absolute address where port is -1, else a byte offset into
+        the array that the caller gives for that port.
+    keep : object
+        Whatever owns the memory that the addresses point to.
+    """
+
+    cdef Call *calls
+    cdef Patch *patches
+    cdef Py_ssize_t count, patched
+    cdef object keep
+
+    def __cinit__(self, list calls, object keep):
+        cdef Py_ssize_t i, k
+        cdef Call *call
+        self.keep = keep
+        self.count = len(calls)
+        self.patched = sum(port >= 0 for _, pointers, _, _ in calls for _, port, _ in pointers)
+        self.calls = <Call *>calloc(max(self.count, 1), sizeof(Call))
+        self.patches = <Patch *>calloc(max(self.patched, 1), sizeof(Patch))
+        if self.calls == NULL or self.patches == NULL:
+            raise MemoryError
+        k = 0
+        for i, (address, pointers, n, f) in enumerate(calls):
+            call = &self.calls[i]
+            call.kernel = <gs_kernel><uintptr_t>address
+            if len(n) > GS_N or len(f) > GS_F:
+                raise ValueError(f"a kernel call with {len(n)} sizes and {len(f)} scalars")
+            for j, value in enumerate(n):
+                call.args.n[<Py_ssize_t>j] = value
+            for j, value in enumerate(f):
+                call.args.f[<Py_ssize_t>j] = value
+            for slot, port, value in pointers:
+                if not 0 <= slot < GS_P or port >= MAX_PORTS:
+                    raise ValueError(f"a kernel call with pointer slot {slot} from port {port}")
+                if port < 0:
+                    call.args.p[<Py_ssize_t>slot] = <void *><uintptr_t>value
+                else:
+                    self.patches[k].slot = &call.args.p[<Py_ssize_t>slot]
+                    self.patches[k].port = port
+                    self.patches[k].offset = value
+                    k += 1
+
+    def __dealloc__(self):
+        free(self.calls)
+        free(self.patches)
+
+    cdef Py_ssize_t execute(self, char **ports) noexcept nogil:
+        """Make every call once. Returns the number of the call that failed, or -1."""
+        cdef Py_ssize_t i
+        cdef Patch *patch
+        for i in range(self.patched):
+            patch = &self.patches[i]
+            patch.slot[0] = ports[patch.port] + patch.offset
+        for i in range(self.count):
+            if self.calls[i].kernel(&self.calls[i].args):
+                return i
+        return -1
+
+    def run(self, list arrays not None):
+        """Make every call once over these arrays, one per port, which must have the types and shapes of the ports.
+
+        Returns
+        -------
+        int
+            The number of the call that failed, or -1.
+        """
+        cdef char *ports[MAX_PORTS]
+        cdef Py_ssize_t i, failed
+        cdef unsigned long long mode
+        for i in range(len(arrays)):
+            ports[i] = <char *>cnp.PyArray_DATA(<cnp.ndarray>arrays[i])
+        with nogil:
+            mode = gs_ftz_on()
+            failed = self.execute(ports)
+            gs_ftz_restore(mode)
+        return failed
+
+
+cdef class Frame:
+    """The layout of one frame at one port of a stream.
+
+    Parameters
+    ----------
+    name : str
+    shape : tuple of int
+        Of one frame, rows included.
+    dtype : numpy.dtype
+    constant : bool
+        The same array serves all frames of a chunk.
+    """
+
+    cdef readonly str name
+    cdef readonly tuple shape
+    cdef readonly object dtype
+    cdef readonly bint constant
+    cdef int ndim, type_num
+    cdef cnp.npy_intp dims[MAX_DIMS]
+    cdef Py_ssize_t nbytes
+    cdef cnp.ndarray staging
+
+    def __init__(self, str name, tuple shape, object dtype, bint constant):
+        if len(shape) >= MAX_DIMS:
+            raise ValueError(f"a frame of {len(shape)} axes")
+        self.name, self.shape, self.dtype, self.constant = name, shape, np.dtype(dtype), constant
+        self.ndim = len(shape)
+        self.type_num = self.dtype.num
+        self.staging = np.zeros(shape, self.dtype)
+        self.nbytes = self.staging.nbytes
+        for k in range(self.ndim):
+            self.dims[k] = shape[k]
+
+    cdef bint fits(self, object array) noexcept:
+        """Whether `array` can be read in place as one frame."""
+        cdef int k
+        if type(array) is not cnp.ndarray:
+            return False
+        cdef cnp.ndarray a = <cnp.ndarray>array
+        if cnp.PyArray_NDIM(a) != self.ndim or cnp.PyArray_TYPE(a) != self.type_num:
+            return False
+        if not cnp.PyArray_ISCARRAY_RO(a):
+            return False
+        for k in range(self.ndim):
+            if cnp.PyArray_DIM(a, k) != self.dims[k]:
+                return False
+        return True
+
+    def describe(self, str what, object array):
+        """What is wrong with `array` as `what` at this port."""
+        return (
+            f"{what} {self.name!r} has shape {array.shape} and dtype {array.dtype}, expected "
+            f"{'' if what in ('frame', 'out') else '(T, *frame) with frame '}{self.shape} and {self.dtype}"
+        )
+
+    cdef object converted(self, str what, object value):
+        """`value` as an array of this port's type, where that loses nothing."""
+        array = value if isinstance(value, np.ndarray) else np.asarray(value, dtype=self.dtype)
+        if array.dtype != self.dtype and not np.can_cast(array.dtype, self.dtype, "safe"):
+            raise ShapeError(
+                f"{what} {self.name!r} has dtype {array.dtype}, which {self.dtype} cannot hold exactly; "
+                f"convert it with .astype({self.dtype.name!r})"
+            )
+        return array
+
+    cdef cnp.ndarray staged(self, object value):
+        """`value` copied to the staging buffer, whatever its strides and order of bytes."""
+        cdef object array = self.converted("frame", value)
+        if array.shape != self.shape:
+            raise ShapeError(self.describe("frame", array))
+        np.copyto(self.staging, array)
+        return self.staging
+
+    cdef object chunk(self, object value):
+        """`value` as a dense array of frames (or one frame, where this port is constant over a chunk)."""
+        cdef object array = self.converted("frames", value)
+        if self.constant and array.shape == self.shape:
+            pass
+        elif array.ndim != self.ndim + 1 or array.shape[1:] != self.shape:
+            raise ShapeError(self.describe("frames", array))
+        return np.require(array, self.dtype, ["C", "A"])
+
+
+cdef class Stepper:
+    """Machines, state and ports of one stream. See `gatestep.engine.stream.Stream`."""
+
+    cdef Machine machine
+    cdef list chunks
+    cdef readonly tuple inputs, outputs
+    cdef Py_ssize_t n_in, n_out
+    cdef bint single, busy, release, fallible
+    cdef cnp.ndarray memory, shadow
+
+    def __init__(self, Machine machine, tuple inputs, tuple outputs, cnp.ndarray memory, bint release, bint fallible):
+        self.machine, self.inputs, self.outputs = machine, inputs, outputs
+        self.chunks = None
+        self.n_in, self.n_out = len(inputs), len(outputs)
+        if self.n_in + self.n_out > MAX_PORTS:
+            raise ShapeError(f"{self.n_in + self.n_out} inputs and outputs; at most {MAX_PORTS} are supported")
+        self.single = self.n_in == 1 and self.n_out == 1
+        self.release, self.fallible = release, fallible
+        self.memory = memory
+        self.shadow = np.empty_like(memory) if fallible else None
+
+    def step(self, frame, out=None):
+        """Advance by one frame.
+
+        Parameters
+        ----------
+        frame : array, or mapping or tuple of arrays
+            One frame ``(F,)``, with a batch ``(B, F)``; a mapping by name, or a tuple in declared order, where the
+            model has several inputs. Read in place if it is dense, aligned and of the port's dtype; copied otherwise.
+        out : array, or mapping or tuple of arrays, optional
+            Where to put the result: dense, aligned, writable, of the port's shape and dtype. With `out` a step allocates
+            nothing. May be the same memory as `frame`.
+
+        Returns
+        -------
+        array, mapping or tuple
+            `out`, or new arrays: a mapping where `frame` was one, otherwise an array or a tuple.
+
+        Raises
+        ------
+        ShapeError
+            An array does not fit its port. The state is what it was.
+        StateError
+            Another thread is inside this stream.
+        """
+        cdef char *ports[MAX_PORTS]
+        cdef Frame source, target
+        cdef cnp.ndarray x, y
+        if not self.single:
+            return self.step_many(frame, out)
+        source = <Frame>self.inputs[0]
+        target = <Frame>self.outputs[0]
+        if source.fits(frame):
+            x = <cnp.ndarray>frame
+        elif isinstance(frame, (dict, tuple)):
+            return self.step_many(frame, out)
+        else:
+            x = source.staged(frame)
+        if out is None:
+            y = cnp.PyArray_EMPTY(target.ndim, target.dims, target.type_num, 0)
+        else:
+            if not target.fits(out) or not cnp.PyArray_ISWRITEABLE(<cnp.ndarray>out):
+                raise bad_out(target, out)
+            y = <cnp.ndarray>out
+            if overlap(x, y):
+                x = source.staged(x)
+        ports[0] = <char *>cnp.PyArray_DATA(x)
+        ports[1] = <char *>cnp.PyArray_DATA(y)
+        self.advance(ports)
+        return y
+
+    cdef int advance(self, char **ports) except -1:
+        """Run the one-frame machine; on failure put the state back."""
+        cdef unsigned long long mode
+        cdef Py_ssize_t failed
+        if self.busy:
+            raise StateError("another thread is inside this stream; give each thread a stream of its own")
+        if self.fallible:
+            memcpy(cnp.PyArray_DATA(self.shadow), cnp.PyArray_DATA(self.memory), cnp.PyArray_NBYTES(self.memory))
+        if self.release:
+            self.busy = True
+            with nogil:
+                mode = gs_ftz_on()
+                failed = self.machine.execute(ports)
+                gs_ftz_restore(mode)
+            self.busy = False
+        else:
+            mode = gs_ftz_on()
+            failed = self.machine.execute(ports)
+            gs_ftz_restore(mode)
+        if failed >= 0:
+            memcpy(cnp.PyArray_DATA(self.memory), cnp.PyArray_DATA(self.shadow), cnp.PyArray_NBYTES(self.memory))
+            raise self.failure(failed, 0)
+        return 0
+
+    cdef object step_many(self, object frame, object out):
+        cdef char *ports[MAX_PORTS]
+        cdef list arrays = [], results = []
+        cdef Frame port
+        cdef cnp.ndarray array
+        for port, value in zip(self.inputs, gathered(self.inputs, frame, "frame")):
+            arrays.append(value if port.fits(value) else port.staged(value))
+        for port, value in zip(self.outputs, gathered(self.outputs, out, "out")):
+            if value is None:
+                value = cnp.PyArray_EMPTY(port.ndim, port.dims, port.type_num, 0)
+            elif not port.fits(value) or not cnp.PyArray_ISWRITEABLE(<cnp.ndarray>value):
+                raise bad_out(port, value)
+            results.append(value)
+        for i, (port, array) in enumerate(zip(self.inputs, arrays)):
+            for value in results:
+                if overlap(array, <cnp.ndarray>value):
+                    arrays[i] = port.staged(array)
+        for i, value in enumerate(arrays + results):
+            ports[<Py_ssize_t>i] = <char *>cnp.PyArray_DATA(<cnp.ndarray>value)
+        self.advance(ports)
+        return self.given(frame, results)
+
+    cdef object given(self, object frame, list results):
+        """Results in the form that the inputs had."""
+        cdef Frame port
+        if isinstance(frame, dict):
+            return {port.name: value for port, value in zip(self.outputs, results)}
+        return results[0] if len(results) == 1 else tuple(results)
+
+    def run(self, frames, out=None):
+        """Advance by a chunk of frames, continuing from the present state. The arithmetic runs without the GIL.
+
+        Parameters
+        ----------
+        frames : array, or mapping or tuple of arrays
+            ``(T, F)``, with a batch ``(T, B, F)``. Inputs that have no time axis may be given once for all frames.
+        out : array, or mapping or tuple of arrays, optional
+            Where to put the result, dense; must not overlap the input.
+
+        Returns
+        -------
+        array, mapping or tuple
+            Bit for bit what `step` gives frame by frame, stacked along a leading axis.
+
+        Raises
+        ------
+        ShapeError, StateError
+            As `step`. The state is what it was before the call.
+        """
+        cdef char *ports[MAX_PORTS]
+        cdef Py_ssize_t strides[MAX_PORTS]
+        cdef list arrays = [], results = []
+        cdef Frame port
+        cdef Py_ssize_t i, count = -1
+        cdef object array
+        for port, value in zip(self.inputs, gathered(self.inputs, frames, "frames")):
+            array = port.chunk(value)
+            i = len(arrays)
+            strides[i] = 0
+            if array.ndim == port.ndim + 1:
+                if count >= 0 and count != array.shape[0]:
+                    raise ShapeError(f"frames {port.name!r} has {array.shape[0]} frames, another input {count}")
+                count = array.shape[0]
+                strides[i] = port.nbytes
+            arrays.append(array)
+        if count < 0:
+            raise ShapeError("frames have no leading axis of time; use step for one frame")
+        for port, value in zip(self.outputs, gathered(self.outputs, out, "out")):
+            if value is None:
+                value = np.empty((count, *port.shape), port.dtype)
+            elif (
+                type(value) is not np.ndarray or value.shape != (count, *port.shape) or value.dtype != port.dtype
+                or not value.flags.carray
+            ):
+                raise bad_out(port, value)
+            strides[self.n_in + len(results)] = port.nbytes
+            results.append(value)
+        for i in range(self.n_in):
+            if any(overlap(<cnp.ndarray>arrays[i], <cnp.ndarray>value) for value in results):
+                arrays[i] = arrays[i].copy()
+        for i in range(self.n_in):
+            ports[i] = <char *>cnp.PyArray_DATA(<cnp.ndarray>arrays[i])
+        for i in range(self.n_out):
+            ports[self.n_in + i] = <char *>cnp.PyArray_DATA(<cnp.ndarray>results[i])
+        self.advance_by(ports, strides, count)
+        return self.given(frames, results)
+
+    cdef int advance_by(self, char **ports, Py_ssize_t *strides, Py_ssize_t count) except -1:
+        """Run `count` frames: chunks as long as there are whole ones, then one by one."""
+        cdef Py_ssize_t sizes[4]
+        cdef void *machines[4]
+        cdef Py_ssize_t kinds = 0, kind, done = 0, failed = -1, k, total = self.n_in + self.n_out
+        cdef unsigned long long mode
+        if self.busy:
+            raise StateError("another thread is inside this stream; give each thread a stream of its own")
+        if self.chunks is None:
+            self.chunks = self.build_chunks()
+        for size, machine in self.chunks:
+            sizes[kinds] = size
+            machines[kinds] = <void *>machine
+            kinds += 1
+        sizes[kinds], machines[kinds] = 1, <void *>self.machine
+        if self.fallible:
+            memcpy(cnp.PyArray_DATA(self.shadow), cnp.PyArray_DATA(self.memory), cnp.PyArray_NBYTES(self.memory))
+        self.busy = True
+        with nogil:
+            mode = gs_ftz_on()
+            for kind in range(kinds + 1):
+                while count - done >= sizes[kind] and failed < 0:
+                    failed = (<Machine>machines[kind]).execute(ports)
+                    for k in range(total):
+                        ports[k] += strides[k] * sizes[kind]
+                    done += sizes[kind]
+            gs_ftz_restore(mode)
+        self.busy = False
+        if failed >= 0:
+            memcpy(cnp.PyArray_DATA(self.memory), cnp.PyArray_DATA(self.shadow), cnp.PyArray_NBYTES(self.memory))
+            raise self.failure(failed, done)
+        return 0
+
+    def build_chunks(self):
+        """Machines for chunks of frames, ``[(frames, machine), ...]``, longest first; made when first needed."""
+        return []
+
+    def failure(self, call, frame):
+        """The error for a call that failed."""
+        return ShapeError(f"call {call} failed at frame {frame}")
+
+
+cdef list gathered(tuple ports, object value, str what):
+    """One value per port, from what the caller gave: an array, a mapping by name, or a tuple in order."""
+    cdef Frame port
+    if value is None and what == "out":
+        return [None] * len(ports)
+    if isinstance(value, dict):
+        names = [port.name for port in ports]
+        wrong = set(value) ^ set(names)
+        if wrong:
+            raise ShapeError(f"{what} has {sorted(value)}, expected {sorted(names)}")
+        return [value[name] for name in names]
+    if len(ports) == 1 and not (isinstance(value, tuple) and len(value) == 1):
+        return [value]
+    if not isinstance(value, (tuple, list)) or len(value) != len(ports):
+        raise ShapeError(f"{what} must be a mapping or a tuple of {len(ports)}: {[p.name for p in ports]}")
+    return list(value)
+
+
+cdef object bad_out(Frame port, object out):
+    if not isinstance(out, np.ndarray):
+        return ShapeError(f"out {port.name!r} is a {type(out).__name__}, not an array")
+    if out.dtype == port.dtype and out.shape[out.ndim - port.ndim:] == port.shape:
+        return ShapeError(f"out {port.name!r} must be dense, aligned and writable, with one result per frame")
+    return ShapeError(port.describe("out", out))
+
+
+cdef inline bint overlap(cnp.ndarray a, cnp.ndarray b) noexcept:
+    """Whether two dense arrays share memory."""
+    cdef char *pa = <char *>cnp.PyArray_DATA(a)
+    cdef char *pb = <char *>cnp.PyArray_DATA(b)
+    return pa < pb + cnp.PyArray_NBYTES(b) and pb < pa + cnp.PyArray_NBYTES(a)

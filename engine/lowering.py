@@ -1,0 +1,347 @@
+"""From graph to kernel calls, for concrete shapes.
+
+A `Lowering` walks the nodes once. What is known (constants, shapes, what follows from them) is computed on the spot
+with NumPy; what only moves elements becomes a strided view; the rest becomes kernel calls over buffers. On the way
+every axis keeps a tag that says which axis of which input it is, so that one walk also tells where time and batch
+run and which node mixes them (see `streaming`).
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from ..kernels import pack
+from .errors import GatestepError, ModelFormatError, ShapeError, UnsupportedModelError
+from .graph import Graph, Node
+from .ops import OPS
+from .values import Buffer, Merged, Tag, Value, View, Weights, collapse
+
+__all__ = ["BATCH", "TIME", "Instruction", "Lowering", "Mixing", "NeedsValue"]
+
+TIME, BATCH = "time", "batch"
+#: The kernels' limit on axes after collapsing.
+MAX_NDIM = 6
+#: Slots of `gs_args.p` that a kernel writes: y, hn, cn, scratch.
+WRITTEN = frozenset((4, 5, 6, 9))
+
+
+class NeedsValue(Exception):
+    """A program cannot be built before the values of these model inputs are known."""
+
+    def __init__(self, inputs: frozenset[str], error: UnsupportedModelError) -> None:
+        self.inputs, self.error = inputs, error
+        super().__init__(str(error))
+
+
+class Mixing(NamedTuple):
+    """`node` mixes the frames (or rows) along an axis tagged `tag`, so it needs more than the present one."""
+
+    tag: Tag
+    node: Node
+    reason: str
+
+
+@dataclass(eq=False)
+class Instruction:
+    """One kernel call.
+
+    `p` maps slots to views; `weights` is packed into slot 1 when the program is finished; `result` is the value it makes,
+    while a later operator may still be fused into it.
+    """
+
+    kernel: str
+    node: Node
+    p: dict[int, View]
+    n: list[int]
+    f: list[float]
+    weights: Weights | None = None
+    result: str = ""
+
+    def buffers(self) -> Iterator[Buffer]:
+        return (view.buffer for view in self.p.values())
+
+
+@dataclass
+class Lowering:
+    """The state of one walk.
+
+    Attributes
+    ----------
+    graph : Graph
+    real : numpy.dtype
+        The arithmetic: float32 or float64. Every floating value has it.
+    carry : bool
+        Recurrent operators that start from a known state keep it from call to call.
+    slots : dict
+        State buffers of the recurrent operators that do, keyed ``(output name of the node, "h" | "c")``.
+    initial : dict
+        What those slots start from, in the shape ``(D, B, H)``.
+    owned : frozenset
+        Slots that replace a state input of the file: they start from zeros, whatever the graph hands them.
+    """
+
+    graph: Graph
+    real: np.dtype[Any]
+    carry: bool = False
+    owned: frozenset[tuple[str, str]] = frozenset()
+    values: dict[str, Value] = field(default_factory=dict)
+    instructions: list[Instruction] = field(default_factory=list)
+    slots: dict[tuple[str, str], Buffer] = field(default_factory=dict)
+    initial: dict[tuple[str, str], np.ndarray] = field(default_factory=dict)
+    mixings: list[Mixing] = field(default_factory=list)
+    lasts: list[Mixing] = field(default_factory=list)
+    _tags: dict[str, str] = field(default_factory=dict)
+    _producer: dict[Buffer, Instruction] = field(default_factory=dict)
+    _uses: Counter[str] = field(default_factory=Counter)
+    _constants: dict[int, tuple[np.ndarray, View]] = field(default_factory=dict)
+
+    # ------------------------------------------------------------------ the walk
+    def run(self, wanted: Iterable[str]) -> None:
+        """Lower every node that `wanted` values depend on. Inputs must be in `values` already."""
+        wanted = list(wanted)
+        nodes = needed(self.graph, wanted, self.values)
+        self._uses = Counter(name for node in nodes for name in node.inputs)
+        self._uses.update(wanted)
+        for name, array in self.graph.constants.items():
+            self.values.setdefault(name, self._as_real(array))
+        for node in nodes:
+            self._lower(node)
+        for name in wanted:
+            if name not in self.values:
+                raise ModelFormatError(f"{self.graph.source}: output {name!r} is made by no node")
+
+    def _lower(self, node: Node) -> None:
+        op = OPS.get(node.op)
+        if op is None:
+            raise UnsupportedModelError(
+                f"operator {node.op} is not supported",
+                source=self.graph.source,
+                node=node.label,
+                hint="Cut the part you need with load(..., inputs=[...], outputs=[...])",
+            )
+        inputs = [self.values[name] if name else None for name in node.inputs]
+        while inputs and inputs[-1] is None:
+            inputs.pop()
+        known = all(value is None or isinstance(value, np.ndarray) for value in inputs)
+        if known and not (self.carry and node.op in ("LSTM", "GRU", "RNN")):
+            results: tuple[Value, ...] = self.evaluate(node, inputs)
+        else:
+            for k in op.known:
+                if k < len(inputs) and isinstance(inputs[k], View):
+                    raise self.unknown(node, [k])
+            with self.blaming(node):
+                results = op.lower(self, node, *inputs)
+        for name, value in zip(node.outputs, results, strict=False):
+            if name:
+                self.values[name] = value
+
+    def evaluate(self, node: Node, inputs: Sequence[Any]) -> tuple[np.ndarray, ...]:
+        """Compute a node whose inputs are all known."""
+        with self.blaming(node), np.errstate(all="ignore"):
+            return tuple(self._as_real(np.asarray(a)) for a in OPS[node.op].evaluate(node, *inputs))
+
+    @contextlib.contextmanager
+    def blaming(self, node: Node) -> Iterator[None]:
+        """Turn what NumPy says of shapes that do not fit into an error that names the node."""
+        try:
+            yield
+        except (GatestepError, NeedsValue):
+            raise
+        except MemoryError as error:
+            raise ShapeError(f"{self.graph.source}: {node.label}: asks for more memory than there is") from error
+        except (ValueError, IndexError, TypeError, OverflowError, ArithmeticError) as error:
+            raise ShapeError(f"{self.graph.source}: {node.label}: {error}") from error
+
+    def _as_real(self, array: np.ndarray) -> np.ndarray:
+        return array.astype(self.real) if array.dtype.kind == "f" and array.dtype != self.real else array
+
+    # ------------------------------------------------------------------ errors
+    def unsupported(self, node: Node, reason: str, **details: Any) -> UnsupportedModelError:
+        """An error that names the file and the node."""
+        return UnsupportedModelError(reason, source=self.graph.source, node=node.label, **details)
+
+    def unknown(self, node: Node, positions: Iterable[int]) -> NeedsValue | UnsupportedModelError:
+        """The error for inputs of `node` that must be known when the program is built, and are not."""
+        names = [node.inputs[k] for k in positions if isinstance(self.values.get(node.inputs[k]), View)]
+        error = self.unsupported(
+            node,
+            f"needs the value of {', '.join(map(repr, names))} before it runs",
+            hint="Make it a constant of the file",
+        )
+        sources = ancestors(self.graph, names) & {port.name for port in self.graph.inputs}
+        return NeedsValue(frozenset(sources), error) if sources else error
+
+    # ------------------------------------------------------------------ values
+    def view(self, value: Value) -> View:
+        """A view of `value`; known arrays become constant buffers, once each."""
+        if isinstance(value, View):
+            return value
+        held = self._constants.get(id(value))
+        if held is None:
+            dtype = self.real if value.dtype.kind == "f" else value.dtype
+            data = pack.aligned_empty(value.size, dtype)
+            data[:] = value.reshape(-1)
+            buffer = Buffer("const", np.dtype(dtype), value.size, data=data)
+            held = (value, View.whole(buffer, value.shape))
+            self._constants[id(value)] = held
+        return held[1]
+
+    def temp(self, shape: Sequence[int], dtype: Any = None, tags: Sequence[Tag] | None = None) -> View:
+        """A new dense buffer."""
+        shape = tuple(int(size) for size in shape)
+        count = 1
+        for size in shape:
+            count *= size
+        if count > 2**40:
+            raise ShapeError(f"{self.graph.source}: a value of shape {shape} is out of all proportion")
+        buffer = Buffer("temp", np.dtype(self.real if dtype is None else dtype), count)
+        return View.whole(buffer, shape, None if tags is None else tuple(tags))
+
+    def slot(self, node: Node, state: str, shape: tuple[int, ...], tags: tuple[Tag, ...]) -> View:
+        """The buffer in which a recurrent operator keeps a state from call to call."""
+        name = f"{(node.name or node.key).lstrip(chr(0))}.{state}"
+        if any(name == other.name for other in self.slots.values()):
+            name = f"{node.key.lstrip(chr(0))}.{state}"
+        buffer = Buffer("state", self.real, int(np.prod(shape)), name=name)
+        self.slots[node.key, state] = buffer
+        return View.whole(buffer, shape, tags)
+
+    def dense(self, node: Node, value: Value) -> View:
+        """`value` in C order, copied where it is not."""
+        view = self.view(value)
+        return view if view.dense else self.copy(node, view, self.temp(view.shape, view.dtype, view.tags))
+
+    def real_view(self, node: Node, value: Value) -> View:
+        """`value` as a view, which must be floating point."""
+        view = self.view(value)
+        if view.dtype != self.real:
+            raise self.unsupported(node, f"is not supported on {view.dtype} values", hint="Cast them to float first")
+        return view
+
+    def copy(self, node: Node, source: View, target: View) -> View:
+        """Copy elements between views of one shape; returns `target`."""
+        shape, (ss, ts) = collapse(source.shape, source.strides, target.strides)
+        if len(shape) > MAX_NDIM:
+            raise self.unsupported(node, f"moves {len(shape)} axes at once; at most {MAX_NDIM} are supported")
+        n = [len(shape), *pad(shape, 1), *pad(ss, 0), *pad(ts, 0), source.dtype.itemsize]
+        self.emit("copy", node, {0: source, 4: target}, n)
+        return target
+
+    # ------------------------------------------------------------------ instructions
+    def emit(
+        self,
+        kernel: str,
+        node: Node,
+        p: Mapping[int, View],
+        n: Sequence[int] = (),
+        f: Sequence[float] = (),
+        weights: Weights | None = None,
+    ) -> Instruction:
+        """Append a kernel call."""
+        instruction = Instruction(kernel, node, dict(p), [int(v) for v in n], [float(v) for v in f], weights)
+        self.instructions.append(instruction)
+        for slot, view in instruction.p.items():
+            if slot in WRITTEN:
+                self._producer[view.buffer] = instruction
+        return instruction
+
+    def used(self, value_name: str) -> bool:
+        """Whether anything takes this value."""
+        return self._uses[value_name] > 0
+
+    def fusible(self, value_name: str, kernel: str) -> Instruction | None:
+        """The `kernel` call that made this value, if nothing else sees the value."""
+        value = self.values.get(value_name)
+        if not isinstance(value, View) or self._uses[value_name] != 1:
+            return None
+        made = self._producer.get(value.buffer)
+        return made if made is not None and made.kernel == kernel and made.result == value_name else None
+
+    # ------------------------------------------------------------------ tags
+    def root(self, tag: Tag) -> Tag:
+        """The representative of a tag."""
+        if isinstance(tag, Merged):
+            return Merged(tuple((self.root(part), size) for part, size in tag.parts))
+        while tag is not None and tag in self._tags:
+            tag = self._tags[tag]
+        return tag
+
+    def unify(self, a: Tag, b: Tag) -> Tag:
+        """Say that two axes are the same; returns the tag of both."""
+        a, b = self.root(a), self.root(b)
+        if a is None or b is None or a == b:
+            return b if a is None else a
+        if isinstance(a, Merged) or isinstance(b, Merged):
+            if isinstance(a, Merged) and isinstance(b, Merged) and [s for _, s in a.parts] == [s for _, s in b.parts]:
+                return Merged(
+                    tuple((self.unify(s, t), n) for (s, n), (t, _) in zip(a.parts, b.parts, strict=True))
+                )
+            return a
+        if a in (TIME, BATCH):
+            a, b = b, a
+        if a not in (TIME, BATCH):
+            self._tags[a] = b
+        return b
+
+    def same(self, node: Node, values: Sequence[Value], shape: tuple[int, ...]) -> tuple[Tag, ...]:
+        """Tags of operands that are broadcast to `shape` and walked together.
+
+        A known array that changes along a tagged axis makes the result depend on the position in it.
+        """
+        tags: list[Tag] = [None] * len(shape)
+        arrays = [value for value in values if isinstance(value, np.ndarray)]
+        for view in (value for value in values if isinstance(value, View)):
+            new = len(shape) - view.ndim
+            for axis, tag in enumerate(view.tags, start=new):
+                if tag is not None and view.shape[axis - new] == shape[axis]:
+                    tags[axis] = self.unify(tags[axis], tag)
+        for array in arrays:
+            new = len(shape) - array.ndim
+            for axis, tag in enumerate(tags[new:]):
+                if tag is not None and array.shape[axis] > 1 and (array != array.take([0], axis)).any():
+                    self.mix(tag, node, "depends on the position of the frame")
+        return tuple(tags)
+
+    def mix(self, tag: Tag, node: Node, reason: str) -> None:
+        """Note that `node` needs more of this axis than the present frame."""
+        if isinstance(tag, Merged):
+            for part, _ in tag.parts:
+                self.mix(part, node, reason)
+        elif tag is not None:
+            self.mixings.append(Mixing(tag, node, reason))
+
+    def last(self, tag: Tag, node: Node) -> None:
+        """Note that `node` takes the last element of this axis."""
+        if tag is not None:
+            self.lasts.append(Mixing(tag, node, "takes the last frame"))
+
+
+def pad(values: Sequence[int], fill: int) -> list[int]:
+    """`values` filled up to the kernels' number of axes."""
+    return [*values, *[fill] * (MAX_NDIM - len(values))]
+
+
+def needed(graph: Graph, wanted: Iterable[str], given: Mapping[str, Any]) -> list[Node]:
+    """The nodes that `wanted` values depend on, in order; `given` values need no making."""
+    missing = {name for name in wanted if name not in given}
+    nodes = []
+    for node in reversed(graph.nodes):
+        if missing.intersection(node.outputs):
+            nodes.append(node)
+            missing.update(name for name in node.inputs if name and name not in given)
+    return nodes[::-1]
+
+
+def ancestors(graph: Graph, names: Iterable[str]) -> set[str]:
+    """All values that `names` are computed from, themselves included."""
+    seen = set(names)
+    for node in reversed(graph.nodes):
+        if seen.intersection(node.outputs):
+            seen.update(node.inputs)
+    return seen

@@ -1,0 +1,382 @@
+"""A model: a graph with its weights packed, immutable, shared between threads."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import threading
+from collections import OrderedDict
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from ._machine import Machine
+from .errors import ShapeError, UnsupportedModelError
+from .graph import Graph, Node, Port
+from .lowering import Lowering, NeedsValue
+from .ops.plumbing import cast
+from .plan import Plan
+from .program import Packed, Program, finish
+from .stream import Stream
+from .streaming import analyse
+from .summary import summary
+from .values import Buffer, View
+
+__all__ = ["Model"]
+
+#: Programs for whole calls that are kept, by input shape.
+KEPT = 16
+
+
+class Model:
+    """A trained model, ready to run. Made by `gatestep.load`.
+
+    Attributes
+    ----------
+    source : str
+        File or object it came from.
+    inputs, outputs : tuple of Port
+        As the file has them: `name`, `shape` (strings name free dimensions), `dtype`, `optional`.
+    streams : bool
+        Whether `stream` works; `print(model)` says which node prevents it.
+
+    Examples
+    --------
+    >>> model = gatestep.load("denoiser.onnx")
+    >>> stream = model.stream()
+    >>> mask = stream.step(frame)  # (F,) -> (F,)
+    """
+
+    def __init__(
+        self,
+        graph: Graph,
+        *,
+        states: Mapping[str, str] | None = None,
+        backend: str = "cython",
+        dtype: Any = np.float32,
+    ) -> None:
+        self.real = np.dtype(dtype)
+        self.backend = backend
+        self.graph = graph
+        self.source = graph.source
+        for name, array in graph.constants.items():
+            if array.dtype.kind == "f" and array.dtype != self.real:
+                graph.constants[name] = array.astype(self.real)
+        #: Element types at the ports: the file's; with dtype="float64", that for every floating port.
+        self.dtypes = {
+            p.name: self.real if p.dtype.kind == "f" and self.real == np.float64 else p.dtype
+            for p in [*graph.inputs, *graph.outputs]
+        }
+        self.inputs = tuple(Port(p.name, p.shape, self.dtypes[p.name], p.optional) for p in graph.inputs)
+        self.outputs = tuple(Port(p.name, p.shape, self.dtypes[p.name]) for p in graph.outputs)
+        self.packed = Packed()
+        self._calls: OrderedDict[Any, _Call] = OrderedDict()
+        self._bound: frozenset[str] = frozenset()
+        self._plans: dict[int, Plan] = {}
+        self._lock = threading.Lock()
+        self.layout = analyse(graph, self.real, states)
+        if self.streams:
+            self._plan(self._rows(None))
+
+    # ------------------------------------------------------------------ streaming
+    @property
+    def streams(self) -> bool:
+        """Whether the model can run one frame at a time."""
+        return self.layout.blocker is None
+
+    def stream(self, batch: int | None = None) -> Stream:
+        """A new stream, in the model's initial state.
+
+        Parameters
+        ----------
+        batch : int, optional
+            Rows that step together, each with a state of its own: frames are then ``(B, F)`` instead of ``(F,)``.
+
+        Raises
+        ------
+        UnsupportedModelError
+            The model needs the future; the error names the node that does.
+        """
+        if self.layout.blocker is not None:
+            raise self.layout.blocker.with_traceback(None)
+        return Stream(self._plan(self._rows(batch)), batch)
+
+    def _rows(self, batch: int | None) -> int:
+        """Rows of the program for `batch`, held against what the file allows."""
+        if batch is not None and (not isinstance(batch, (int, np.integer)) or batch < 1):
+            raise ShapeError(f"batch={batch!r} is not a positive number")
+        rows = 1 if batch is None else int(batch)
+        fixed = self._fixed_batch()
+        if not self.layout.free_batch and rows != fixed:
+            raise UnsupportedModelError(
+                f"batch={batch} is not possible: {self.layout.batch_blocker}",
+                source=self.source,
+                hint=f"Use stream(batch={fixed})" if fixed > 1 else "Use one stream per row",
+            )
+        return rows
+
+    def _fixed_batch(self) -> int:
+        """The batch that the file was written for."""
+        for port in self.inputs:
+            axes = self.layout.axes.get(port.name)
+            if axes is not None and axes.batch is not None and port.shape is not None:
+                size = port.shape[axes.batch]
+                if isinstance(size, int):
+                    return size
+        return 1
+
+    def _plan(self, rows: int) -> Plan:
+        with self._lock:
+            if rows not in self._plans:
+                self._plans[rows] = Plan(self, rows)
+            return self._plans[rows]
+
+    def run(self, frames: Any, out: Any = None) -> Any:
+        """Run a whole recording from the initial state, time first.
+
+        Parameters
+        ----------
+        frames : array, or mapping or tuple of arrays
+            ``(T, F)``, with a batch ``(T, B, F)``.
+        out : array, or mapping or tuple of arrays, optional
+            Where to put the result.
+
+        Returns
+        -------
+        array, mapping or tuple
+            Bit for bit what a fresh stream gives frame by frame. A model that does not stream is called on the whole
+            recording.
+        """
+        if self.streams:
+            return self.stream(self._batch_of(frames)).run(frames, out)
+        layout = self.layout
+        if not layout.axes or not layout.timed:
+            assert layout.blocker is not None
+            raise layout.blocker.with_traceback(None)
+        ports = [p for p in self.inputs if p.name in layout.axes]
+        feeds = {}
+        for port, value in zip(ports, self._values(ports, frames), strict=True):
+            array = np.asarray(value)
+            axes, ndim = layout.axes[port.name], len(port.shape or ())
+            order = axes.order(ndim)
+            if array.ndim == ndim - 1 and axes.batch is not None:
+                array = np.expand_dims(array, order.index(axes.batch))
+            if array.ndim != ndim:
+                raise ShapeError(f"frames {port.name!r} has shape {array.shape}, expected {ndim} axes, time first")
+            feeds[port.name] = np.transpose(array, np.argsort(order))
+        squeeze = self._batch_of(frames) is None
+        results = []
+        for port, value in self(feeds).items():
+            if port not in layout.axes:
+                continue
+            axes = layout.axes[port]
+            order = axes.order(value.ndim)
+            array = np.transpose(value, order)
+            if squeeze and axes.batch is not None and array.shape[order.index(axes.batch)] == 1:
+                array = array.squeeze(order.index(axes.batch))
+            results.append((port, array))
+        if out is not None:
+            targets = out if isinstance(out, tuple) else (out,)
+            for (_, array), target in zip(results, targets, strict=True):
+                np.copyto(target, array)
+            return out
+        if isinstance(frames, Mapping):
+            return dict(results)
+        arrays = tuple(array for _, array in results)
+        return arrays[0] if len(arrays) == 1 else arrays
+
+    def _batch_of(self, frames: Any) -> int | None:
+        """The batch that these frames have, by their number of axes."""
+        ports = [p for p in self.inputs if p.name in self.layout.axes and not p.optional]
+        for port, value in zip(ports, self._values(ports, frames), strict=True):
+            axes = self.layout.axes[port.name]
+            if axes.batch is None or port.shape is None or (self.layout.timed and axes.time is None):
+                continue
+            features = len(axes.order(len(port.shape))) - (1 if axes.time is None else 2)
+            shape = np.shape(value)
+            if len(shape) == features + 2:
+                return shape[1]
+            if len(shape) == features + 1:
+                return None
+            raise ShapeError(f"frames {port.name!r} has shape {shape}, expected {features + 1} axes, or with a batch {features + 2}")
+        return None
+
+    @staticmethod
+    def _values(ports: list[Port], given: Any) -> list[Any]:
+        """One value per port from a mapping, a tuple or a single array."""
+        if isinstance(given, Mapping):
+            names = [p.name for p in ports]
+            if set(given) != set(names):
+                raise ShapeError(f"frames has {sorted(given)}, expected {sorted(names)}")
+            return [given[name] for name in names]
+        values = list(given) if isinstance(given, tuple) else [given]
+        if len(values) != len(ports):
+            raise ShapeError(f"frames has {len(values)} arrays, expected {[p.name for p in ports]}")
+        return values
+
+    # ------------------------------------------------------------------ whole calls
+    def __call__(self, *feeds: Any) -> Any:
+        """One whole call in the file's own shapes, states in and out included; keeps nothing.
+
+        Parameters
+        ----------
+        *feeds : one mapping, or arrays
+            A mapping by name, or arrays in declared order (nested tuples as in ``module(x, (h0, c0))`` are fine);
+            optional inputs may be left out.
+
+        Returns
+        -------
+        dict, array or tuple
+            A mapping for a mapping; otherwise one array, or a tuple in declared order.
+
+        Raises
+        ------
+        ShapeError
+            An array does not fit its port.
+        UnsupportedModelError
+            The model asks for something that is not supported, for these shapes.
+        """
+        if len(feeds) == 1 and isinstance(feeds[0], Mapping):
+            results = self._call(dict(feeds[0]))
+            return {port.name: array for port, array in zip(self.outputs, results, strict=True)}
+        flat: list[Any] = []
+        for value in feeds:
+            flat.extend(value) if isinstance(value, tuple) else flat.append(value)
+        if len(flat) > len(self.inputs):
+            raise ShapeError(f"{len(flat)} arrays given, the model has inputs {[p.name for p in self.inputs]}")
+        results = self._call({p.name: value for p, value in zip(self.inputs, flat, strict=False) if value is not None})
+        return results[0] if len(results) == 1 else tuple(results)
+
+    def _call(self, feeds: dict[str, Any]) -> list[np.ndarray]:
+        arrays = self._checked(feeds)
+        while True:
+            key = self._key(arrays)
+            with self._lock:
+                call = self._calls.get(key)
+                if call is not None:
+                    self._calls.move_to_end(key)
+            if call is None:
+                try:
+                    call = self._compile(arrays)
+                except NeedsValue as needs:
+                    if needs.inputs <= self._bound or not needs.inputs & arrays.keys():
+                        raise needs.error from None
+                    self._bound |= needs.inputs
+                    continue
+                with self._lock:
+                    self._calls[key] = call
+                    while len(self._calls) > KEPT:
+                        self._calls.popitem(last=False)
+            return call([arrays[b.name] for b in call.program.inputs], self)
+
+    def _checked(self, feeds: dict[str, Any]) -> dict[str, np.ndarray]:
+        """Arrays of the ports' types, shapes held against the file's."""
+        unknown = feeds.keys() - {p.name for p in self.inputs}
+        missing = [p.name for p in self.inputs if p.name not in feeds and not p.optional]
+        if unknown or missing:
+            raise ShapeError(
+                f"{self.source}: inputs are {[p.name for p in self.inputs]}; "
+                + "; ".join(f"{what} {sorted(names)}" for what, names in (("missing", missing), ("unknown", unknown)) if names)
+            )
+        arrays: dict[str, np.ndarray] = {}
+        symbols: dict[str, int] = {}
+        for port in self.inputs:
+            if port.name not in feeds:
+                continue
+            value = feeds[port.name]
+            array = value if isinstance(value, np.ndarray) else np.asarray(value, dtype=port.dtype)
+            if array.dtype != port.dtype and not np.can_cast(array.dtype, port.dtype, "safe"):
+                raise ShapeError(
+                    f"input {port.name!r} has dtype {array.dtype}, which {port.dtype} cannot hold exactly; "
+                    f"convert it with .astype({port.dtype.name!r})"
+                )
+            if port.shape is not None:
+                fits = len(array.shape) == len(port.shape)
+                for have, dim in zip(array.shape, port.shape, strict=False):
+                    want = symbols.setdefault(dim, have) if isinstance(dim, str) else dim
+                    fits = fits and (want is None or want == have)
+                if not fits:
+                    raise ShapeError(f"input {port.name!r} has shape {array.shape}, expected {shown(port.shape)}")
+            arrays[port.name] = np.require(array, port.dtype, ["C", "A"])
+        return arrays
+
+    def _key(self, arrays: Mapping[str, np.ndarray]) -> Any:
+        """What a program for whole calls depends on: shapes, and the values that it is built around."""
+        return tuple(
+            (name, a.shape, hashlib.sha256(a).digest() if name in self._bound else None) for name, a in arrays.items()
+        )
+
+    def _compile(self, arrays: Mapping[str, np.ndarray]) -> _Call:
+        """A program for whole calls of these shapes."""
+        graph = self.graph
+        ctx = Lowering(graph, self.real)
+        buffers: list[Buffer] = []
+        symbols = {
+            dim: size
+            for p in graph.inputs
+            if p.name in arrays and p.shape is not None
+            for dim, size in zip(p.shape, arrays[p.name].shape, strict=True)
+        }
+        for port in graph.inputs:
+            floating = port.dtype.kind == "f"
+            if port.name in self._bound and port.name in arrays:
+                array = arrays[port.name]
+                ctx.values[port.name] = array.astype(self.real) if floating else array
+            elif port.name in arrays:
+                shape = arrays[port.name].shape
+                buffer = Buffer("input", self.dtypes[port.name], math.prod(shape), name=port.name)
+                buffers.append(buffer)
+                view = View.whole(buffer, shape)
+                node = Node("Input", (), (), {}, port.name)
+                ctx.values[port.name] = cast(ctx, node, view, self.real) if floating else view
+            elif graph.defaults.get(port.name) is not None:
+                default = graph.defaults[port.name]
+                assert default is not None
+                ctx.values[port.name] = default.astype(self.real) if floating else default
+            else:
+                shape = tuple(dim if isinstance(dim, int) else symbols.get(dim, 1) for dim in port.shape or ())
+                ctx.values[port.name] = np.zeros(shape, dtype=self.real if floating else port.dtype)
+        ctx.run([p.name for p in graph.outputs])
+        values = [ctx.values[p.name] for p in graph.outputs]
+        packed = Packed() if self._bound else self.packed
+        outputs = [(value, self.dtypes[p.name]) for p, value in zip(graph.outputs, values, strict=True)]
+        program = finish(ctx, buffers, outputs, backend=self.backend, packed=packed, states={})
+        return _Call(program, [value.shape for value in values], [dtype for _, dtype in outputs])
+
+    def failure(self, node: Node, where: str = "") -> ShapeError:
+        """The error for a kernel that refused what it read."""
+        what = "an index lies outside its table" if node.op == "Gather" else "a length lies outside the time axis"
+        return ShapeError(f"{self.source}: {node.label}: {what}{' ' if where else ''}{where}")
+
+    # ------------------------------------------------------------------ looks
+    def __str__(self) -> str:
+        return summary(self)
+
+    def __repr__(self) -> str:
+        return f"<Model {self.source}: {', '.join(p.name for p in self.inputs)} -> {', '.join(p.name for p in self.outputs)}>"
+
+
+class _Call:
+    """A program for whole calls, and the machines made for it, one per thread inside it at a time."""
+
+    def __init__(self, program: Program, shapes: list[tuple[int, ...]], dtypes: list[Any]) -> None:
+        self.program, self.shapes, self.dtypes = program, shapes, dtypes
+        self.idle: list[Machine] = []
+
+    def __call__(self, arrays: list[np.ndarray], model: Model) -> list[np.ndarray]:
+        try:
+            machine = self.idle.pop()
+        except IndexError:
+            machine = self.program.bind()
+        results = [np.empty(shape, dtype) for shape, dtype in zip(self.shapes, self.dtypes, strict=True)]
+        failed = machine.run([*arrays, *results])
+        self.idle.append(machine)
+        if failed >= 0:
+            raise model.failure(self.program.instructions[failed].node)
+        return results
+
+
+def shown(shape: tuple[Any, ...]) -> str:
+    """A port's shape for messages: ``(T, B, 257)``."""
+    return f"({', '.join('?' if dim is None else str(dim) for dim in shape)}{',' if len(shape) == 1 else ''})"

@@ -1,0 +1,433 @@
+"""Arithmetic: elementwise operators, products, reductions, normalisations."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ...kernels import pack, reference
+from ..graph import Node
+from ..values import Value, View, Weights, collapse
+from .plumbing import axes_of, broadcast, cast, permuted
+from .registry import Array, Op, register
+
+if TYPE_CHECKING:
+    from ..lowering import Lowering
+
+# ---------------------------------------------------------------------- elementwise
+
+#: The kernels' codes (GS_ACT_* of abi.h), by the name of the operator.
+ACTIVATIONS = {
+    name: code
+    for code, name in enumerate(
+        "Identity Sigmoid Tanh Relu Affine LeakyRelu ThresholdedRelu ScaledTanh HardSigmoid Elu Softsign Softplus Selu "
+        "HardSwish Gelu GeluTanh Exp Log Sqrt Abs Neg Reciprocal Erf Clip Floor Ceil Sign".split()
+    )
+}
+
+
+def activation_of(node: Node) -> tuple[str, float, float]:
+    """Name and parameters of an elementwise operator, as the kernels take them."""
+    attrs = node.attrs
+    if node.op == "Gelu":
+        return ("GeluTanh" if attrs.get("approximate") == "tanh" else "Gelu"), 0.0, 0.0
+    if node.op == "Selu":  # y = gamma * (x > 0 ? x : alpha * (exp(x) - 1))
+        return "Selu", attrs["alpha"], attrs["gamma"]
+    return node.op, attrs.get("alpha", 0.0), attrs.get("beta", 0.0)
+
+
+@register(
+    *"Sigmoid Tanh Relu LeakyRelu ThresholdedRelu HardSigmoid Elu Softsign Softplus Selu HardSwish Gelu".split(),
+    *"Exp Log Sqrt Abs Neg Reciprocal Erf Floor Ceil Sign".split(),
+)
+class Unary(Op):
+    """y = f(x), element by element."""
+
+    @staticmethod
+    def evaluate(node: Node, *inputs: Array | None) -> tuple[Array, ...]:
+        (x,) = inputs
+        assert x is not None
+        return (reference.activation(*activation_of(node))(x).astype(x.dtype),)
+
+    @staticmethod
+    def lower(ctx: Lowering, node: Node, *inputs: Value | None) -> tuple[Value, ...]:
+        (x,) = inputs
+        assert isinstance(x, View)
+        return (activate(ctx, node, x, *activation_of(node)),)
+
+
+def activate(ctx: Lowering, node: Node, x: View, name: str, alpha: float, beta: float) -> View:
+    """An activation of `x`, as part of the dense layer that made it where nothing else sees that layer's result."""
+    code = ACTIVATIONS[name]
+    layer = ctx.fusible(node.inputs[0], "linear")
+    if layer is not None and layer.n[5] == ACTIVATIONS["Identity"]:
+        layer.n[5], layer.f[:] = code, [alpha, beta]
+        layer.result = node.outputs[0]
+        return x
+    if x.dtype != ctx.real and x.dtype == np.int64 and name in ("Neg", "Abs"):
+        raise ctx.unsupported(node, "is not supported on integers that are not known at load")
+    source = ctx.dense(node, ctx.real_view(node, x))
+    y = ctx.temp(source.shape, tags=source.tags)
+    ctx.emit("unary", node, {0: source, 4: y}, [source.count, code], [alpha, beta])
+    return y
+
+
+@register("Clip")
+class Clip(Op):
+    """min(max(x, low), high)."""
+
+    known = (1, 2)
+
+    @staticmethod
+    def evaluate(node: Node, *inputs: Array | None) -> tuple[Array, ...]:
+        x, low, high = (*inputs, None, None)[:3]
+        assert x is not None
+        if low is not None:
+            x = np.maximum(x, low)
+        return (np.asarray(x if high is None else np.minimum(x, high)),)
+
+    @staticmethod
+    def lower(ctx: Lowering, node: Node, *inputs: Value | None) -> tuple[Value, ...]:
+        x, low, high = (*inputs, None, None)[:3]
+        assert isinstance(x, View)
+        bounds = [
+            default if not isinstance(v, np.ndarray) else float(v.reshape(()))
+            for v, default in ((low, -math.inf), (high, math.inf))
+        ]
+        return (activate(ctx, node, x, "Clip", *bounds),)
+
+
+def truncated_division(a: Array, b: Array) -> Array:
+    """Division as ONNX has it: towards zero on integers, and never an exception."""
+    if a.dtype.kind == "f":
+        return np.asarray(a / b)
+    safe = np.where(b == 0, 1, b)
+    return np.where(b == 0, 0, np.sign(a) * np.sign(safe) * (np.abs(a) // np.abs(safe))).astype(a.dtype)
+
+
+#: GS_BIN_* of abi.h in order, with their definitions.
+BINARY: dict[str, Callable[[Array, Array], Array]] = {
+    "Add": np.add,
+    "Sub": np.subtract,
+    "Mul": np.multiply,
+    "Div": truncated_division,
+    "Pow": np.power,
+    "Min": np.minimum,
+    "Max": np.maximum,
+    "PRelu": lambda a, b: np.where(a >= 0, a, a * b),
+}
+
+
+@register(*BINARY)
+class Binary(Op):
+    """y = a op b, broadcast."""
+
+    @staticmethod
+    def evaluate(node: Node, *inputs: Array | None) -> tuple[Array, ...]:
+        a, b = inputs
+        assert a is not None and b is not None
+        return (np.asarray(BINARY[node.op](a, b)).astype(a.dtype),)
+
+    @staticmethod
+    def lower(ctx: Lowering, node: Node, *inputs: Value | None) -> tuple[Value, ...]:
+        a, b = inputs
+        assert a is not None and b is not None
+        if node.op == "Add":
+            fused = add_to_layer(ctx, node, a, b) or add_to_layer(ctx, node, b, a)
+            if fused is not None:
+                return (fused,)
+        if node.op == "Pow" and b.dtype != a.dtype and isinstance(b, np.ndarray):
+            b = b.astype(a.dtype)
+        if a.dtype != b.dtype:
+            raise ctx.unsupported(node, f"takes {a.dtype} and {b.dtype}", hint="Cast them to one type")
+        return (binary(ctx, node, node.op, a, b),)
+
+
+def binary(ctx: Lowering, node: Node, op: str, a: Value, b: Value) -> View:
+    """Emit a broadcast binary operation."""
+    wide = np.broadcast_shapes(a.shape, b.shape)
+    tags = ctx.same(node, [a, b], wide)
+    va, vb = ctx.view(a), ctx.view(b)
+    kernel, back = "binary", va.dtype
+    if va.dtype != ctx.real:
+        if va.dtype.kind not in "iu":
+            raise ctx.unsupported(node, f"is not supported on {va.dtype} values")
+        kernel = "binary_i64"
+        va, vb = (cast(ctx, node, v, np.dtype(np.int64)) for v in (va, vb))
+    y = ctx.temp(wide, va.dtype, tags)
+    va, vb = broadcast(va, wide), broadcast(vb, wide)
+    shape, (sa, sb, _) = collapse(wide, va.strides, vb.strides, y.strides)
+    if len(shape) > 6:
+        raise ctx.unsupported(node, f"broadcasts over {len(shape)} axes; at most 6 are supported")
+    fill = 6 - len(shape)
+    n = [list(BINARY).index(op), len(shape), *shape, *[1] * fill, *sa, *[0] * fill, *sb, *[0] * fill]
+    ctx.emit(kernel, node, {0: va, 1: vb, 4: y}, n)
+    return y if back == y.dtype else cast(ctx, node, y, back)
+
+
+# ---------------------------------------------------------------------- products
+
+
+def add_to_layer(ctx: Lowering, node: Node, x: Value, bias: Value) -> View | None:
+    """`x + bias` as part of the dense layer that made `x`, where that is what it is."""
+    if not isinstance(x, View) or not isinstance(bias, np.ndarray):
+        return None
+    name = next(name for name in node.inputs if ctx.values[name] is x)
+    layer = ctx.fusible(name, "linear")
+    if layer is None or layer.weights is None or layer.weights.arrays[1] is not None:
+        return None
+    if layer.n[5] != ACTIVATIONS["Identity"] or bias.size != layer.n[2] or bias.shape[-1:] != (layer.n[2],):
+        return None
+    if bias.ndim > x.ndim:
+        return None
+    other = next(other for other in node.inputs if other != name)
+    layer.weights = Weights((*layer.weights.key, other), pack.pack_linear, (layer.weights.arrays[0], bias.reshape(-1)))
+    layer.result = node.outputs[0]
+    return x
+
+
+def linear(ctx: Lowering, node: Node, x: View, w: Array, bias: Array | None, key: tuple[object, ...]) -> View:
+    """y = x @ w + bias over the last axis of `x`; w is (K, N), known."""
+    k, n = w.shape
+    if x.shape[-1] != k:
+        raise ValueError(f"{x.shape} cannot be multiplied by {w.shape}")
+    x = ctx.real_view(node, x)
+    lead, (steps,) = collapse(x.shape[:-1], x.strides[:-1])
+    if len(lead) > 1 or (k > 1 and x.strides[-1] != 1):
+        x = ctx.dense(node, x)
+        lead, steps = (math.prod(x.shape[:-1]),), (k,)
+    rows = math.prod(lead)
+    ctx.mix(x.tags[-1], node, "sums over the frames")
+    y = ctx.temp((*x.shape[:-1], n), tags=(*x.tags[:-1], None))
+    call = ctx.emit(
+        "linear",
+        node,
+        {0: x, 4: y},
+        [rows, k, n, steps[0] if steps else k, n, ACTIVATIONS["Identity"]],
+        [0.0, 0.0],
+        Weights(key, pack.pack_linear, (w.T, bias)),
+    )
+    call.result = node.outputs[0]
+    return y
+
+
+def matmul(ctx: Lowering, node: Node, a: Value, b: Value) -> View:
+    """y = a @ b with NumPy's broadcasting, both at run time."""
+    va, vb = ctx.real_view(node, a), ctx.real_view(node, b)
+    ones = va.ndim == 1, vb.ndim == 1
+    if ones[0]:
+        va = va.with_(shape=(1, *va.shape), strides=(0, *va.strides), tags=(None, *va.tags))
+    if ones[1]:
+        vb = vb.with_(shape=(*vb.shape, 1), strides=(*vb.strides, 0), tags=(*vb.tags, None))
+    if va.shape[-1] != vb.shape[-2]:
+        raise ValueError(f"{va.shape} cannot be multiplied by {vb.shape}")
+    ctx.mix(va.tags[-1], node, "sums over the frames")
+    ctx.mix(vb.tags[-2], node, "sums over the frames")
+    lead = np.broadcast_shapes(va.shape[:-2], vb.shape[:-2])
+    va, vb = broadcast(va, (*lead, *va.shape[-2:])), broadcast(vb, (*lead, *vb.shape[-2:]))
+    shape, (sa, sb) = collapse(lead, va.strides[:-2], vb.strides[:-2])
+    if len(shape) > 1:
+        va, vb = ctx.dense(node, va), ctx.dense(node, vb)
+        shape, sa, sb = (math.prod(lead),), (math.prod(va.shape[-2:]),), (math.prod(vb.shape[-2:]),)
+    batch = math.prod(shape)
+    tags = [ctx.unify(s, t) for s, t in zip(va.tags[:-2], vb.tags[:-2], strict=True)]
+    m, k, n = va.shape[-2], va.shape[-1], vb.shape[-1]
+    y = ctx.temp((*lead, m, n), tags=(*tags, va.tags[-2], vb.tags[-1]))
+    ctx.emit(
+        "matmul",
+        node,
+        {0: va, 1: vb, 4: y},
+        [batch, m, k, n, sa[0] if sa else 0, sb[0] if sb else 0, *va.strides[-2:], *vb.strides[-2:]],
+    )
+    keep = [axis for axis in range(y.ndim) if not (ones[0] and axis == y.ndim - 2) and not (ones[1] and axis == y.ndim - 1)]
+    return permuted(y, keep)
+
+
+@register("MatMul")
+class MatMul(Op):
+    """y = a @ b; b of two axes, known at load, is a dense layer."""
+
+    @staticmethod
+    def evaluate(node: Node, *inputs: Array | None) -> tuple[Array, ...]:
+        a, b = inputs
+        assert a is not None and b is not None
+        return (np.matmul(a, b),)
+
+    @staticmethod
+    def lower(ctx: Lowering, node: Node, *inputs: Value | None) -> tuple[Value, ...]:
+        a, b = inputs
+        assert a is not None and b is not None
+        if isinstance(a, View) and isinstance(b, np.ndarray) and b.ndim == 2:
+            return (linear(ctx, node, a, b, None, ("linear", node.inputs[1])),)
+        return (matmul(ctx, node, a, b),)
+
+
+@register("Gemm")
+class Gemm(Op):
+    """y = alpha * A' @ B' + beta * C, with A' = A or its transpose."""
+
+    @staticmethod
+    def evaluate(node: Node, *inputs: Array | None) -> tuple[Array, ...]:
+        a, b, c = (*inputs, None)[:3]
+        assert a is not None and b is not None
+        attrs = node.attrs
+        y = attrs["alpha"] * ((a.T if attrs["transA"] else a) @ (b.T if attrs["transB"] else b))
+        return (np.asarray(y if c is None else y + attrs["beta"] * c).astype(a.dtype),)
+
+    @staticmethod
+    def lower(ctx: Lowering, node: Node, *inputs: Value | None) -> tuple[Value, ...]:
+        a, b, c = (*inputs, None)[:3]
+        assert a is not None and b is not None
+        attrs = node.attrs
+        alpha, beta = attrs["alpha"], attrs["beta"]
+        if a.ndim != 2 or b.ndim != 2:
+            raise ValueError(f"takes matrices, not {a.shape} and {b.shape}")
+        if attrs["transA"]:
+            a = permuted(a, (1, 0)) if isinstance(a, View) else a.T
+        if attrs["transB"]:
+            b = permuted(b, (1, 0)) if isinstance(b, View) else b.T
+        if isinstance(a, View) and isinstance(b, np.ndarray):
+            w = b if alpha == 1 else (alpha * b).astype(b.dtype)
+            row = isinstance(c, np.ndarray) and c.size in (1, w.shape[1]) and (c.ndim < 2 or c.shape[0] == 1)
+            bias = np.broadcast_to(beta * c, (1, w.shape[1]))[0] if row and isinstance(c, np.ndarray) else None
+            key = ("gemm", node.inputs[1], node.inputs[2] if row else "", alpha, beta, attrs["transB"])
+            y = linear(ctx, node, a, w, bias, key)
+            if row or c is None or beta == 0:
+                return (y,)
+        else:
+            y = matmul(ctx, node, a, b)
+            if alpha != 1:
+                y = binary(ctx, node, "Mul", y, np.array(alpha, dtype=ctx.real))
+            if c is None or beta == 0:
+                return (y,)
+        if beta != 1:
+            c = binary(ctx, node, "Mul", c, np.array(beta, dtype=ctx.real))
+        return (binary(ctx, node, "Add", y, c),)
+
+
+# ---------------------------------------------------------------------- reductions and normalisations
+
+#: GS_RED_* of abi.h in order.
+REDUCTIONS: dict[str, Callable[..., Array]] = {
+    "ReduceSum": np.sum,
+    "ReduceMean": np.mean,
+    "ReduceMax": np.max,
+    "ReduceMin": np.min,
+    "ReduceProd": np.prod,
+    "ReduceL2": lambda x, axis, keepdims: np.sqrt(np.sum(np.square(x), axis=axis, keepdims=keepdims)),
+    "ReduceSumSquare": lambda x, axis, keepdims: np.sum(np.square(x), axis=axis, keepdims=keepdims),
+}
+
+
+@register(*REDUCTIONS)
+class Reduce(Op):
+    """A reduction over `axes`; none means all, or nothing where noop_with_empty_axes."""
+
+    known = (1,)
+
+    @staticmethod
+    def _axes(node: Node, ndim: int, axes: Array | None) -> tuple[int, ...]:
+        if axes is None or axes.size == 0:
+            return () if node.attrs.get("noop_with_empty_axes") else tuple(range(ndim))
+        return axes_of(axes, ndim)
+
+    @staticmethod
+    def evaluate(node: Node, *inputs: Array | None) -> tuple[Array, ...]:
+        x, axes = (*inputs, None)[:2]
+        assert x is not None
+        over = Reduce._axes(node, x.ndim, axes)
+        y = REDUCTIONS[node.op](x, axis=over, keepdims=bool(node.attrs["keepdims"]))
+        return (np.asarray(y).astype(x.dtype),)
+
+    @staticmethod
+    def lower(ctx: Lowering, node: Node, *inputs: Value | None) -> tuple[Value, ...]:
+        x, axes = (*inputs, None)[:2]
+        assert isinstance(x, View) and not isinstance(axes, View)
+        over = sorted(Reduce._axes(node, x.ndim, axes))
+        for axis in over:
+            ctx.mix(x.tags[axis], node, "reduces over the frames")
+        kept = [k for k in range(x.ndim) if k not in over]
+        # Reduced axes last: an element's order of summation never depends on how many others there are.
+        source = ctx.dense(node, permuted(ctx.real_view(node, x), kept + over))
+        y = ctx.temp([x.shape[k] for k in kept], tags=[x.tags[k] for k in kept])
+        count = math.prod(x.shape[k] for k in over)
+        ctx.emit("reduce", node, {0: source, 4: y}, [y.count, count, 1, list(REDUCTIONS).index(node.op)])
+        if node.attrs["keepdims"]:
+            sources = [None if k in over else kept.index(k) for k in range(x.ndim)]
+            y = y.with_(
+                shape=tuple(1 if k is None else y.shape[k] for k in sources),
+                strides=tuple(0 if k is None else y.strides[k] for k in sources),
+                tags=tuple(None if k is None else y.tags[k] for k in sources),
+            )
+        return (y,)
+
+
+@register("Softmax", "LogSoftmax")
+class Softmax(Op):
+    """exp(x) / sum(exp(x)) along `axis` (all axes from it on where `trailing`), or its logarithm."""
+
+    @staticmethod
+    def evaluate(node: Node, *inputs: Array | None) -> tuple[Array, ...]:
+        (x,) = inputs
+        assert x is not None
+        (axis,) = axes_of(np.array(node.attrs["axis"]), x.ndim)
+        over = tuple(range(axis, x.ndim)) if node.attrs["trailing"] else axis
+        z = x - x.max(axis=over, keepdims=True)
+        e = np.exp(z)
+        total = e.sum(axis=over, keepdims=True)
+        return (z - np.log(total) if node.op == "LogSoftmax" else e / total,)
+
+    @staticmethod
+    def lower(ctx: Lowering, node: Node, *inputs: Value | None) -> tuple[Value, ...]:
+        (x,) = inputs
+        assert isinstance(x, View)
+        (axis,) = axes_of(np.array(node.attrs["axis"]), x.ndim)
+        over = list(range(axis, x.ndim)) if node.attrs["trailing"] else [axis]
+        for k in over:
+            ctx.mix(x.tags[k], node, "normalises over the frames")
+        perm = [k for k in range(x.ndim) if k not in over] + over
+        source = ctx.dense(node, permuted(ctx.real_view(node, x), perm))
+        width = math.prod(x.shape[k] for k in over)
+        y = ctx.temp(source.shape, tags=source.tags)
+        rows = math.prod(source.shape[: x.ndim - len(over)])
+        ctx.emit("softmax", node, {0: source, 4: y}, [rows, width, int(node.op == "LogSoftmax")])
+        return (permuted(y, [perm.index(k) for k in range(x.ndim)]),)
+
+
+@register("LayerNormalization")
+class LayerNormalization(Op):
+    """(x - mean) / sqrt(variance + epsilon) * scale + bias, over all axes from `axis` on."""
+
+    @staticmethod
+    def evaluate(node: Node, *inputs: Array | None) -> tuple[Array, ...]:
+        x, scale, bias = (*inputs, None)[:3]
+        assert x is not None and scale is not None
+        (axis,) = axes_of(np.array(node.attrs["axis"]), x.ndim)
+        over = tuple(range(axis, x.ndim))
+        centred = x - x.mean(axis=over, keepdims=True)
+        variance = np.square(centred).mean(axis=over, keepdims=True)
+        y = centred / np.sqrt(variance + node.attrs["epsilon"]) * scale
+        return (np.asarray(y if bias is None else y + bias).astype(x.dtype),)
+
+    @staticmethod
+    def lower(ctx: Lowering, node: Node, *inputs: Value | None) -> tuple[Value, ...]:
+        x, scale, bias = (*inputs, None)[:3]
+        assert isinstance(x, View) and scale is not None
+        if any(node.outputs[1:]):
+            raise ctx.unsupported(node, "gives mean and deviation too, which is not supported", attribute="outputs")
+        (axis,) = axes_of(np.array(node.attrs["axis"]), x.ndim)
+        for tag in x.tags[axis:]:
+            ctx.mix(tag, node, "normalises over the frames")
+        source = ctx.dense(node, ctx.real_view(node, x))
+        inner = x.shape[axis:]
+        p = {0: source, 4: ctx.temp(source.shape, tags=source.tags)}
+        for slot, value in ((1, scale), (2, bias)):
+            if value is not None:
+                wide = np.broadcast_to(value, inner) if isinstance(value, np.ndarray) else broadcast(value, inner)
+                p[slot] = ctx.dense(node, wide)
+        rows = math.prod(x.shape[:axis])
+        ctx.emit("layernorm", node, p, [rows, math.prod(inner)], [node.attrs["epsilon"]])
+        return (p[4],)

@@ -1,0 +1,167 @@
+"""What all streams of one model and batch share: programs, the memory map of the state, its initial value."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ..kernels import pack
+from .errors import ShapeError
+from .graph import Node, Port
+from .lowering import Lowering
+from .program import Program, finish, memory_map
+from .states import Slot, trace
+from .streaming import arranged, lowered, place_shapes, walk
+from .values import Buffer, View
+
+if TYPE_CHECKING:
+    from .model import Model
+
+__all__ = ["Plan"]
+
+#: Frames per machine call in `run`, longest first; what is left over goes frame by frame.
+CHUNKS = (64, 8)
+#: Rows times frames beyond which longer chunks gain nothing.
+MOST_ROWS = 1024
+
+
+class Plan:
+    """Programs for streams of `rows` rows.
+
+    Attributes
+    ----------
+    states : dict
+        Name of each state -> where its elements lie in a stream's memory, as indices of reals in the state's own shape.
+    initial : array of bytes
+        A stream's memory before the first frame.
+    """
+
+    def __init__(self, model: Model, rows: int) -> None:
+        self.model, self.rows, self.real = model, rows, model.real
+        self._lock = threading.Lock()
+        self._programs: dict[int, Program] = {}
+        layout, graph = model.layout, model.graph
+        self.chunk_sizes = [n for n in CHUNKS if layout.chunked and n * rows <= max(MOST_ROWS, 8 * rows)]
+        names = layout.state_names()
+        self.inputs: list[Port] = [p for p in graph.inputs if p.name not in names and graph.defaults.get(p.name) is None]
+        self.outputs: list[Port] = [p for p in graph.outputs if p.name not in names]
+        ctx, buffers, carried = self._lower(1)
+        self._shapes = {name: value.shape for name, value in ctx.values.items()}
+        sizes = {b.name: b.nbytes for b in self._state_buffers(ctx, carried)}
+        self._places, self._bytes = memory_map(sizes)
+        self.initial = pack.aligned_empty(max(self._bytes, 1), np.uint8)
+        self.initial[:] = 0
+        for slot, array in ctx.initial.items():
+            start = self._places[ctx.slots[slot].name] // self.real.itemsize
+            reals = self.initial[: self._bytes].view(self.real)
+            reals[start : start + array.size] = array.reshape(-1)
+        self.states = self._state_places(ctx, carried)
+        self._programs[1] = self._finish(ctx, buffers, carried)
+
+    # ------------------------------------------------------------------ building
+    def _lower(self, frames: int) -> tuple[Lowering, list[Buffer], dict[str, View]]:
+        model = self.model
+        return lowered(model.graph, self.real, model.layout, frames, self.rows, model.dtypes)
+
+    @staticmethod
+    def _state_buffers(ctx: Lowering, carried: dict[str, View]) -> list[Buffer]:
+        return [*ctx.slots.values(), *(view.buffer for view in carried.values())]
+
+    def _state_places(self, ctx: Lowering, carried: dict[str, View]) -> dict[str, np.ndarray]:
+        """Where the elements of every named state lie."""
+        graph, layout = self.model.graph, self.model.layout
+        size = self.real.itemsize
+        places: dict[str, np.ndarray] = {}
+        full = walk(graph, self.real, place_shapes(graph, layout, 1, self.rows))
+        traced = trace(graph, full, [p.name for p in graph.outputs])
+        table = np.zeros(sum(int(np.prod(s)) for s in traced.shapes.values()), dtype=np.intp)
+        for slot, base in traced.bases.items():
+            if slot in ctx.slots:
+                count = int(np.prod(traced.shapes[slot]))
+                table[base : base + count] = self._places[ctx.slots[slot].name] // size + np.arange(count)
+        named: set[Slot] = set()
+        for name, numbers in [
+            *((name, traced.inputs[name]) for name in layout.states),
+            *((name, traced.outputs[name]) for name in layout.finals),
+        ]:
+            if all(slot in ctx.slots for slot in traced.covered(numbers)):
+                places[name] = table[numbers]
+                named |= traced.covered(numbers)
+        for name, view in carried.items():
+            start = self._places[view.buffer.name] // size
+            places[name] = start + np.arange(view.count, dtype=np.intp).reshape(view.shape)
+        for slot, buffer in ctx.slots.items():
+            if slot not in named:
+                start = self._places[buffer.name] // size
+                places[buffer.name] = start + np.arange(buffer.count, dtype=np.intp).reshape(ctx.initial[slot].shape)
+        return places
+
+    def _finish(self, ctx: Lowering, buffers: list[Buffer], carried: dict[str, View]) -> Program:
+        """Deliver the outputs, write the states back, lay everything out."""
+        model, layout = self.model, self.model.layout
+        outputs = []
+        for port in self.outputs:
+            view, axes = ctx.view(ctx.values[port.name]), layout.axes[port.name]
+            order = axes.order(view.ndim)
+            outputs.append(
+                (
+                    View(
+                        view.buffer,
+                        arranged(axes, view.shape),
+                        tuple(view.strides[k] for k in order),
+                        (None,) * len(order),
+                        view.offset,
+                    ),
+                    model.dtypes[port.name],
+                )
+            )
+        back = []
+        for name, out in layout.carried.items():
+            node = Node("State", (), (), {}, out)
+            value = ctx.real_view(node, ctx.values[out])
+            if value.shape != carried[name].shape:
+                raise ShapeError(f"state {name!r} has shape {carried[name].shape}, its successor {out!r} {value.shape}")
+            if value.buffer.kind == "state":  # read before any state is overwritten
+                value = ctx.copy(node, value, ctx.temp(value.shape))
+            back.append((node, value, carried[name]))
+        for node, value, target in back:
+            ctx.copy(node, value, target)
+        states = {buffer: self._places[buffer.name] for buffer in self._state_buffers(ctx, carried)}
+        return finish(ctx, buffers, outputs, backend=model.backend, packed=model.packed, states=states)
+
+    # ------------------------------------------------------------------ use
+    def program(self, frames: int) -> Program:
+        """The program for chunks of `frames` frames."""
+        with self._lock:
+            if frames not in self._programs:
+                self._programs[frames] = self._finish(*self._lower(frames))
+            return self._programs[frames]
+
+    def fresh_memory(self) -> np.ndarray:
+        """A stream's memory, in the initial state."""
+        memory = pack.aligned_empty(self.initial.size, np.uint8)
+        memory[:] = self.initial
+        return memory
+
+    def frames(self, batch: int | None, ports: Sequence[Port]) -> list[tuple[str, tuple[int, ...], Any, bool]]:
+        """Name, shape, dtype, and whether one serves a whole chunk, of the frame at each of `ports`."""
+        specs = []
+        for port in ports:
+            axes = self.model.layout.axes[port.name]
+            shape = self._shapes[port.name]
+            features = [shape[k] for k in axes.order(len(shape)) if k not in (axes.time, axes.batch)]
+            rows = [self.rows] if axes.batch is not None and batch is not None else []
+            constant = self.model.layout.timed and axes.time is None and port in self.inputs
+            specs.append((port.name, (*rows, *features), self.model.dtypes[port.name], constant))
+        return specs
+
+    def port_dtype(self, name: str) -> np.dtype[Any]:
+        """The dtype in which a state is shown."""
+        return self.model.dtypes.get(name, self.real)
+
+    def failure(self, call: int, frame: int) -> ShapeError:
+        """The error for call number `call` of a program, which refused what it read."""
+        return self.model.failure(self._programs[1].instructions[call].node, f"at frame {frame}")

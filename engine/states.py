@@ -1,0 +1,193 @@
+"""Which inputs and outputs of a model carry its state, found by following every element.
+
+A file that carries state by hand hands each recurrent operator its initial state through slices, squeezes and
+transposes of some input, and builds an output from the final states in the same way. Number every element of every
+state of every recurrent operator; follow the numbers through the operators that only move elements; then an output is
+the successor of an input exactly where the same numbers stand in the same places. That is a proof, not a guess: it
+holds for separate h and c, stacked, interleaved or packed ones alike, and the moves need not happen at run time at all.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from .graph import Graph, Node
+from .lowering import Lowering, needed
+from .ops import OPS
+from .values import View
+
+__all__ = ["Slot", "Traced", "pair_by_name", "trace"]
+
+#: A state of a recurrent operator: outputs[0] of the node, and "h" or "c".
+Slot = tuple[str, str]
+STATE_INPUTS = {5: "h", 6: "c"}
+
+
+@dataclass
+class Traced:
+    """What was found.
+
+    Attributes
+    ----------
+    bases : dict
+        Number of the first element of each slot, in order of execution.
+    shapes : dict
+        Shape of each slot, ``(D, B, H)``.
+    inputs : dict
+        For inputs that are nothing but initial states: the number that each element sets.
+    outputs : dict
+        For outputs that are nothing but final states: the number that each element shows.
+    """
+
+    bases: dict[Slot, int] = field(default_factory=dict)
+    shapes: dict[Slot, tuple[int, ...]] = field(default_factory=dict)
+    inputs: dict[str, np.ndarray] = field(default_factory=dict)
+    outputs: dict[str, np.ndarray] = field(default_factory=dict)
+
+    def covered(self, numbers: np.ndarray) -> set[Slot]:
+        """Slots that have elements among `numbers`."""
+        return {
+            slot
+            for slot, base in self.bases.items()
+            if ((numbers >= base) & (numbers < base + int(np.prod(self.shapes[slot])))).any()
+        }
+
+    def pairs(self) -> dict[str, str]:
+        """Input to output, for every output that continues an input."""
+        found: dict[str, str] = {}
+        for name, numbers in self.inputs.items():
+            for out, shown in self.outputs.items():
+                if out not in found.values() and numbers.shape == shown.shape and (numbers == shown).all():
+                    found[name] = out
+                    break
+        return found
+
+
+class _Tracer:
+    """The numbers on their way. Elements of inputs count down from -1, those of slots up from 0."""
+
+    def __init__(self, graph: Graph, ctx: Lowering) -> None:
+        self.ctx = ctx
+        self.result = Traced()
+        self.numbers: dict[str, np.ndarray] = {}
+        self.owners: list[str] = []
+        self.starts: list[int] = []
+        self.sets: dict[str, np.ndarray] = {}
+        self.escaped: set[str] = set()
+        self.made = total = 0
+        for port in graph.inputs:
+            value = ctx.values.get(port.name)
+            if isinstance(value, View) and value.dtype.kind == "f" and value.count <= MOST_ELEMENTS:
+                self.numbers[port.name] = -1 - total - np.arange(value.count, dtype=np.int64).reshape(value.shape)
+                self.sets[port.name] = np.full(value.count, -1, dtype=np.int64)
+                self.owners.append(port.name)
+                self.starts.append(total)
+                total += value.count
+
+    def origin(self, ids: np.ndarray) -> np.ndarray:
+        """Which input each of these elements belongs to."""
+        return np.searchsorted(self.starts, -1 - ids, side="right") - 1
+
+    def escape(self, name: str) -> None:
+        """The inputs whose elements are in this value are used for more than initial states."""
+        ids = self.numbers.get(name)
+        if ids is not None and (ids < 0).any():
+            self.escaped.update(self.owners[k] for k in np.unique(self.origin(ids[ids < 0])))
+
+    def moves(self, node: Node) -> None:
+        """Follow numbers through a node that only moves elements; anything else is where they escape to."""
+        traced = [name for name in node.inputs if name in self.numbers]
+        if not traced:
+            return
+        op = OPS[node.op]
+        inputs = [self.numbers.get(name, self.ctx.values.get(name) if name else None) for name in node.inputs]
+        whole = traced[0] == node.inputs[0] and (node.op != "Concat" or len(traced) == len(node.inputs))
+        if not op.moves or not whole or any(isinstance(value, View) for value in inputs):
+            for name in traced:
+                self.escape(name)
+            return
+        with self.ctx.blaming(node):
+            results = op.evaluate(node, *inputs)
+        self.numbers.update({name: ids for name, ids in zip(node.outputs, results, strict=False) if name})
+
+    def recurrent(self, node: Node) -> None:
+        """Number the final states of a recurrent node, and note which elements its initial states come from."""
+        state_inputs = STATE_INPUTS if node.op == "LSTM" else {5: "h"}
+        for k, name in enumerate(node.inputs):
+            if name and (k not in state_inputs or not (self.numbers.get(name, np.zeros(1)) < 0).all()):
+                self.escape(name)
+        d = 2 if node.attrs["direction"] == "bidirectional" else 1
+        batch = self.ctx.values[node.inputs[0]].shape[1]
+        widths = {"h": self.ctx.values[node.inputs[2]].shape[2], "c": node.attrs["hidden_size"]}
+        for k, state in state_inputs.items():
+            shape = (d, batch, widths[state])
+            count = d * batch * widths[state]
+            ids = np.arange(self.made, self.made + count, dtype=np.int64).reshape(shape)
+            self.result.bases[node.key, state], self.result.shapes[node.key, state] = self.made, shape
+            self.made += count
+            source = self.numbers.get(node.inputs[k]) if k < len(node.inputs) else None
+            if source is not None and source.shape == shape and (source < 0).all():
+                which = self.origin(source)
+                for w in np.unique(which):
+                    mine = which == w
+                    places = -1 - source[mine] - self.starts[w]
+                    if (self.sets[self.owners[w]][places] >= 0).any() or np.unique(places).size != places.size:
+                        self.escaped.add(self.owners[w])  # one element sets two states
+                    self.sets[self.owners[w]][places] = ids[mine]
+            at = 1 if state == "h" else 2
+            if at < len(node.outputs) and node.outputs[at]:
+                self.numbers[node.outputs[at]] = ids
+
+
+#: Inputs with more elements than this are not followed.
+MOST_ELEMENTS = 1 << 22
+
+
+def trace(graph: Graph, ctx: Lowering, outputs: Iterable[str]) -> Traced:
+    """Follow the elements of states through `graph`, as lowered by `ctx`."""
+    outputs = list(outputs)
+    tracer = _Tracer(graph, ctx)
+    for node in needed(graph, outputs, tracer.numbers):
+        if node.op in ("LSTM", "GRU", "RNN"):
+            tracer.recurrent(node)
+        else:
+            tracer.moves(node)
+    result = tracer.result
+    for name in outputs:
+        ids = tracer.numbers.get(name)
+        if ids is not None and ids.size and (ids >= 0).all():
+            result.outputs[name] = ids
+        else:
+            tracer.escape(name)
+    for name, numbers in tracer.sets.items():
+        if name not in tracer.escaped and numbers.size and (numbers >= 0).all():
+            result.inputs[name] = numbers.reshape(tracer.numbers[name].shape)
+    return result
+
+
+#: Words that say "before" or "after" and nothing of which state it is.
+BESIDE_THE_POINT = {"in", "out", "input", "output", "new", "next", "prev", "previous", "old", "init", "initial", "n", "o", "i"}
+
+
+def stem(name: str) -> str:
+    """What is left of a name without "in", "out", "new", numbers and the like: hn and h0 are both h."""
+    words = re.findall(r"[a-z]+", re.sub(r"(?<=[a-z])(?=[A-Z])", " ", name).lower())
+    words = [re.sub(r"(?<=^[hc])[nt]$", "", word) for word in words]
+    return " ".join(word for word in words if word not in BESIDE_THE_POINT)
+
+
+def pair_by_name(inputs: Mapping[str, tuple[int, ...]], outputs: Mapping[str, tuple[int, ...]]) -> dict[str, str]:
+    """Pairs of one shape and one stem, where there is exactly one such input and one such output."""
+    found = {}
+    for name, shape in inputs.items():
+        if not stem(name):
+            continue
+        there = [out for out, s in outputs.items() if s == shape and stem(out) == stem(name)]
+        here = [other for other, s in inputs.items() if s == shape and stem(other) == stem(name)]
+        if len(there) == len(here) == 1 and there[0] != name:
+            found[name] = there[0]
+    return found

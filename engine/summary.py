@@ -1,0 +1,64 @@
+"""What a model is, in a few lines."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from .graph import Dim, Port
+
+if TYPE_CHECKING:
+    from .model import Model
+
+__all__ = ["summary"]
+
+
+def port_line(port: Port) -> str:
+    """``x (T, B, 257) float32``."""
+
+    def dim(size: Dim) -> str:
+        return "?" if size is None else str(size)
+
+    shape = "of any rank" if port.shape is None else f"({', '.join(map(dim, port.shape))})"
+    return f"{port.name} {shape} {port.dtype}{' (optional)' if port.optional else ''}"
+
+
+def summary(model: Model) -> str:
+    """Layers, cells, parameters, packed bytes, states, whether it streams and if not why."""
+    graph = model.graph
+    lines = [model.source]
+    lines += [f"  input   {port_line(p)}" for p in model.inputs]
+    lines += [f"  output  {port_line(p)}" for p in model.outputs]
+    for node in graph.nodes:
+        if node.op in ("LSTM", "GRU", "RNN"):
+            extras = [node.attrs["direction"]] if node.attrs["direction"] != "forward" else []
+            weights = graph.constants.get(node.inputs[1])
+            size = f"{weights.shape[2]} -> " if weights is not None else ""
+            extras += [f"clip {node.attrs['clip']}"] if node.attrs["clip"] is not None else []
+            extras += [node.attrs["coupled"]] if node.attrs.get("coupled") else []
+            extras += ["peepholes"] if len(node.inputs) > 7 and node.inputs[7] else []
+            extras += ["projection"] if len(node.inputs) > 8 and node.inputs[8] else []
+            if node.op == "GRU" and not node.attrs["linear_before_reset"]:
+                extras.append("reset before the product")
+            lines.append(f"  cell    {node.label} {size}{node.attrs['hidden_size']}{''.join(f', {e}' for e in extras)}")
+    parameters = sum(a.size for a in graph.constants.values() if a.dtype.kind == "f" and a.size > 1)
+    packed = f"; {model.packed.nbytes:,} bytes packed" if model.packed.arrays else ""
+    lines.append(f"  weights {parameters:,} parameters, {np.dtype(model.real).name}{packed}")
+    lines += [f"  state   {line}" for line in state_lines(model)]
+    if model.layout.blocker is not None:
+        lines.append(f"  streams no: {model.layout.blocker}")
+    else:
+        frames = ", ".join(f"{f.name} {f.shape}" for f in model.stream().inputs) if model.layout.free_batch else ""
+        lines.append(f"  streams yes{f', one frame is {frames}' if frames else ''}")
+        if model.layout.batch_blocker:
+            lines.append(f"          one row at a time: {model.layout.batch_blocker}")
+    return "\n".join(lines)
+
+
+def state_lines(model: Model) -> list[str]:
+    """Names of the states, and how each is carried."""
+    layout = model.layout
+    lines = [f"{name} -> {out}" if out else f"{name} (given at the start)" for name, out in layout.states.items()]
+    lines += [f"{name} -> {out}" for name, out in layout.carried.items()]
+    return lines + [f"{name} (carried inside)" for name in layout.finals]

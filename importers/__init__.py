@@ -1,0 +1,1 @@
+"""Files in, graphs out. Importers translate; they never compute."""

@@ -1,0 +1,131 @@
+"""Run a trained recurrent network on a CPU, one frame at a time.
+
+>>> import gatestep
+>>> model = gatestep.load("denoiser.onnx")
+>>> stream = model.stream()
+>>> for frame in source:          # frame: (257,)
+...     mask = stream.step(frame)
+
+Three nouns: a spec (`gatestep.nn`) says what a bare weight file is, a `Model` holds packed weights, a `Stream` holds
+state and buffers.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from gatestep.engine.errors import (
+    GatestepError,
+    MissingExtraError,
+    ModelFormatError,
+    ShapeError,
+    StateError,
+    UnsupportedModelError,
+)
+from gatestep.engine.graph import Port
+from gatestep.engine.model import Model
+from gatestep.engine.stream import Snapshot, Stream
+
+if TYPE_CHECKING:
+    import onnx
+
+    from gatestep import nn
+
+__all__ = [
+    "GatestepError",
+    "MissingExtraError",
+    "Model",
+    "ModelFormatError",
+    "Port",
+    "ShapeError",
+    "Snapshot",
+    "StateError",
+    "Stream",
+    "UnsupportedModelError",
+    "load",
+    "nn",
+]
+__version__ = "0.1.0"
+
+
+def load(
+    source: str | os.PathLike[str] | bytes | onnx.ModelProto | Mapping[str, Any],
+    *,
+    spec: nn.Spec | None = None,
+    inputs: Sequence[str] | None = None,
+    outputs: Sequence[str] | None = None,
+    states: Mapping[str, str] | None = None,
+    backend: str = "auto",
+    dtype: Any = "float32",
+) -> Model:
+    """Load a trained model.
+
+    Parameters
+    ----------
+    source : path, bytes, onnx.ModelProto, or mapping of weights
+        An ONNX file; or weights: `.safetensors`, a PyTorch `.pt`/`.pth` state_dict (read without PyTorch, and without
+        running anything in the file), `.npz`. Told apart by content, not by name.
+    spec : gatestep.nn.Spec, optional
+        What the weights of a bare weight file belong to. A single LSTM, GRU or RNN needs none.
+    inputs, outputs : sequence of str, optional
+        Names of values of an ONNX graph: load only the part between them.
+    states : mapping of str to str, optional
+        ``{"input": "output"}`` pairs that carry state by hand, where they are not found by themselves.
+    backend : {"auto", "cython", "numba"}
+        Who compiled the kernels. "auto" is "cython"; "numba" needs the extra of that name.
+    dtype : {"float32", "float64"}
+        The arithmetic. Ports keep the file's types (with "float64", floating ones are float64).
+
+    Returns
+    -------
+    Model
+
+    Raises
+    ------
+    UnsupportedModelError
+        The file asks for something that gatestep does not do: says which node, attribute and value.
+    ModelFormatError
+        The file is damaged, or of another kind.
+    MissingExtraError
+        It takes a package that is not installed; names the extra.
+    OSError
+        The file cannot be opened.
+    """
+    import numpy as np
+
+    real = np.dtype(dtype)
+    if real not in (np.float32, np.float64):
+        raise ValueError(f"dtype={dtype!r} is not float32 or float64")
+    if backend not in ("auto", "cython", "numba"):
+        raise ValueError(f"backend={backend!r} is not 'auto', 'cython' or 'numba'")
+    graph = _read(source, spec, inputs, outputs)
+    return Model(graph, states=states, backend="cython" if backend == "auto" else backend, dtype=real)
+
+
+def _read(source: Any, spec: nn.Spec | None, inputs: Sequence[str] | None, outputs: Sequence[str] | None) -> Any:
+    """The graph of a source, by what it holds."""
+    from gatestep.importers import weights
+
+    if isinstance(source, Mapping) or (
+        isinstance(source, (str, os.PathLike, bytes)) and (spec is not None or weights.is_weights(source))
+    ):
+        if inputs is not None or outputs is not None:
+            raise ValueError("inputs= and outputs= name values of an ONNX graph; a weight file has none")
+        arrays, name = weights.read_weights(source)
+        return weights.to_graph(arrays, spec, name)
+    if spec is not None:
+        raise ValueError("spec= describes a bare weight file; an ONNX model describes itself")
+    from gatestep.importers.onnx import read_onnx
+
+    return read_onnx(source, inputs=inputs, outputs=outputs)
+
+
+def __getattr__(name: str) -> Any:
+    """`gatestep.nn`, when first used."""
+    if name == "nn":
+        import importlib
+
+        return importlib.import_module("gatestep.nn")
+    raise AttributeError(f"module 'gatestep' has no attribute {name!r}")
