@@ -11,9 +11,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from numpy._core._multiarray_umath import __cpu_features__
+from gatestep.kernels import _plumbing, available_isas
 
-_NEEDS = {"baseline": (), "avx2": ("AVX2", "FMA3", "F16C"), "avx512": ("AVX512F", "AVX512BW", "AVX512DQ", "AVX512VL")}
 _DTYPES = {"f32": np.dtype(np.float32), "f64": np.dtype(np.float64)}
 
 
@@ -39,12 +38,7 @@ def abi() -> ModuleType:
 
 @pytest.fixture(
     scope="session",
-    params=[
-        (isa, name)
-        for isa, needs in _NEEDS.items()
-        if all(__cpu_features__.get(feature) for feature in needs)
-        for name in _DTYPES
-    ],
+    params=[(isa, name) for isa in available_isas() for name in _DTYPES],
     ids="-".join,
 )
 def kernel_set(request: pytest.FixtureRequest) -> KernelSet:
@@ -52,3 +46,9 @@ def kernel_set(request: pytest.FixtureRequest) -> KernelSet:
     isa, name = request.param
     module = importlib.import_module(f"gatestep.kernels._{isa}_{name}")
     return KernelSet(isa, _DTYPES[name], module.KERNELS)
+
+
+@pytest.fixture(scope="session")
+def plumbing() -> dict[str, int]:
+    """The kernels that every set shares."""
+    return _plumbing.KERNELS
