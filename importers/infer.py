@@ -44,7 +44,7 @@ def infer(weights: Mapping[str, np.ndarray], *, source: str) -> Spec:
     groups = _groups(weights)
     (prefix, keys), *more = groups.items() if groups else [("", [])]
     spec = _recurrent(weights, prefix, keys, {"prefix": prefix} if prefix else {})
-    if spec is None or more or not _KEY.fullmatch(keys[0]):
+    if spec is None or more or not all(_KEY.fullmatch(key) for key in keys):
         raise _ambiguous(weights, groups, source)
     if isinstance(spec, (RNN, RNNCell)):
         warnings.warn(
@@ -90,7 +90,14 @@ def _recurrent(weights: Mapping[str, np.ndarray], prefix: str, keys: list[str], 
 
 
 def _layer(weights: Mapping[str, np.ndarray], prefix: str, keys: list[str]) -> Spec | None:
-    """The likeliest layer for these weights, or None."""
+    """The likeliest layer that has all these weights, or None."""
+    layer = _guess(weights, prefix, keys)
+    if layer is None or set(keys) - {f"{prefix}{key}" for key, _ in layer.parameters()}:
+        return None
+    return layer
+
+
+def _guess(weights: Mapping[str, np.ndarray], prefix: str, keys: list[str]) -> Spec | None:
     recurrent = _recurrent(weights, prefix, keys, {})
     weight, bias = weights.get(f"{prefix}weight"), weights.get(f"{prefix}bias")
     if recurrent is not None or weight is None or not weight.size:

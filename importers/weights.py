@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Mapping
+from tokenize import TokenError
 from typing import Any
 
 import numpy as np
@@ -156,10 +157,12 @@ def _read_npy(data: bytes, what: str) -> np.ndarray:
         shape, fortran, dtype = read(stream)
         if dtype.hasobject or dtype.kind not in "fiub":
             raise UnsupportedModelError(f"{what} holds {dtype}, not numbers")
+        if any(size < 0 for size in shape):
+            raise ValueError(f"the shape {shape}")
         array = np.frombuffer(data, dtype, offset=stream.tell())
         array = array.reshape(shape[::-1]).T if fortran else array.reshape(shape)
     except UnsupportedModelError:
         raise
-    except (ValueError, TypeError, SyntaxError, KeyError, OverflowError, MemoryError, RecursionError) as error:
+    except (ValueError, TypeError, SyntaxError, TokenError, KeyError, OverflowError, MemoryError) as error:
         raise ModelFormatError(f"{what} is no NumPy array ({error})") from error
     return array.astype(dtype.newbyteorder("="), order="C", copy=False)
