@@ -1,0 +1,304 @@
+"""The command line: ``gatestep run`` and ``gatestep inspect``, or ``python -m gatestep``."""
+
+from __future__ import annotations
+
+import argparse
+import io
+import os
+import sys
+import time
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+import numpy as np
+
+import gatestep
+from gatestep import GatestepError
+
+if TYPE_CHECKING:
+    from gatestep import Model, Stream
+
+    from ._cli_io import Recording
+
+__all__ = ["main"]
+
+#: Exit codes: what the caller typed is wrong; the model or the data are.
+USAGE, FAILED, INTERRUPTED = 2, 1, 130
+
+RUN_HELP = """\
+Run a model over a recording, frame by frame, and say how fast it went.
+
+A model that streams takes one frame at a time, its state carried from frame to
+frame, and every frame is timed. A model that needs the future (a bidirectional
+one) gets all frames in one call.
+"""
+
+RUN_EPILOG = """\
+files, by suffix:
+  .npy   one array, time first
+  .npz   for models with several inputs or outputs: one array each, by the
+         names that `gatestep inspect` shows
+  .csv   a frame a line; a first line that is not numbers is skipped
+  .wav   mono sound, for models whose frame is a block of samples; written
+         with 16 bits
+
+examples:
+  gatestep run denoiser.onnx spectrum.npy -o mask.npy --rate 62.5
+  gatestep run amplifier.onnx guitar.wav -o out.wav
+  gatestep run tracker.onnx sensors.csv -o track.csv --state h0=hn --state c0=cn
+"""
+
+
+class Usage(Exception):
+    """What was typed cannot be done, whatever is in the files."""
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser whose errors are one line."""
+
+    def error(self, message: str) -> NoReturn:
+        raise Usage(f"{message} (see: {self.prog} --help)")
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line's grammar."""
+    raw = argparse.RawDescriptionHelpFormatter
+    top = Parser(
+        prog="gatestep", description="Run a trained LSTM, GRU or RNN, one frame at a time.", formatter_class=raw
+    )
+    top.add_argument("--version", action="version", version=f"gatestep {gatestep.__version__}")
+    commands = top.add_subparsers(dest="command", metavar="COMMAND", required=True)
+
+    run = commands.add_parser(
+        "run", help="run a model over a recording", description=RUN_HELP, epilog=RUN_EPILOG, formatter_class=raw
+    )
+    run.add_argument("model", metavar="MODEL", help="an .onnx file, or a weight file of a single LSTM, GRU or RNN")
+    run.add_argument("input", metavar="INPUT", type=Path, help="the recording: .npy, .npz, .csv or .wav")
+    run.add_argument(
+        "-o",
+        "--output",
+        metavar="OUTPUT",
+        type=Path,
+        required=True,
+        help="where the results go: .npy, .npz, .csv or .wav",
+    )
+    run.add_argument(
+        "--rate",
+        metavar="HZ",
+        type=rate,
+        help="frames per second of the recording (known for .wav), to report × real time",
+    )
+    run.add_argument("--whole", action="store_true", help="one call, in the model's own shapes, instead of a stream")
+    add_model_options(run)
+
+    inspect = commands.add_parser("inspect", help="say what a model is", description="Say what a model is.")
+    inspect.add_argument("model", metavar="MODEL", help="an .onnx file, or a weight file of a single LSTM, GRU or RNN")
+    add_model_options(inspect)
+    return top
+
+
+def add_model_options(command: argparse.ArgumentParser) -> None:
+    """Options of `gatestep.load`, which every command takes alike."""
+    command.add_argument(
+        "--state",
+        metavar="IN=OUT",
+        type=state,
+        action="append",
+        default=[],
+        help="what output OUT gives is input IN of the next frame; may be repeated (found without, where unambiguous)",
+    )
+    command.add_argument(
+        "--backend", choices=("auto", "cython", "numba"), default="auto", help="kernels (default: auto)"
+    )
+    command.add_argument(
+        "--dtype", choices=("float32", "float64"), default="float32", help="type to compute in (default: float32)"
+    )
+
+
+def rate(text: str) -> float:
+    """A positive number."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 0 < value < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number above 0")
+    return value
+
+
+def state(text: str) -> tuple[str, str]:
+    """A pair ``IN=OUT``."""
+    source, equals, target = text.partition("=")
+    if not (source and equals and target):
+        raise argparse.ArgumentTypeError(f"{text!r} is not IN=OUT")
+    return source, target
+
+
+def load(options: argparse.Namespace) -> Model:
+    """The model that the options ask for."""
+    states = dict(options.state) or None
+    return gatestep.load(options.model, states=states, backend=options.backend, dtype=options.dtype)
+
+
+def inspect(options: argparse.Namespace) -> None:
+    """``gatestep inspect``: print the summary."""
+    print(load(options))
+
+
+def run(options: argparse.Namespace) -> None:
+    """``gatestep run``: read, compute, write, report."""
+    from . import _cli_io as files
+
+    for path in (options.input, options.output):
+        if path.suffix.lower() not in files.SUFFIXES:
+            raise Usage(f"{path}: the suffix is none of {', '.join(files.SUFFIXES)}")
+    if not options.output.parent.is_dir():
+        raise files.CliError(f"{options.output}: there is no folder {options.output.parent}")
+    recording = files.read(options.input)
+    if recording.sample_rate is not None and options.rate is not None:
+        raise Usage("--rate: a .wav file has a rate of its own")
+    model = load(options)
+    if model.streams and not options.whole:
+        step_through(model.stream(), recording, options)
+    else:
+        call_once(model, recording, options)
+
+
+def step_through(stream: Stream, recording: Recording, options: argparse.Namespace) -> None:
+    """Every frame through the stream, each one timed."""
+    from . import _cli_io as files
+
+    ports = stream.inputs
+    given = recording.assign([port.name for port in ports])
+    feeds = [recording.frames(given[port.name], port) for port in ports]
+    moving = [feed.ndim > len(port.shape) for feed, port in zip(feeds, ports, strict=True)]
+    lengths = {port.name: len(feed) for feed, port, moves in zip(feeds, ports, moving, strict=True) if moves}
+    if len(set(lengths.values())) != 1:
+        what = ", ".join(f"{name} {length}" for name, length in lengths.items()) or "none has a time axis"
+        raise files.CliError(f"{options.input}: the inputs do not have one number of frames: {what}")
+    count = next(iter(lengths.values()))
+    frame_rate = options.rate if recording.sample_rate is None else recording.sample_rate / feeds[0][0].size
+    files.check(options.output, [port.name for port in stream.outputs], frame_rate)
+
+    results = [np.empty((count, *port.shape), port.dtype) for port in stream.outputs]
+    single = len(feeds) == len(results) == 1
+    durations = np.empty(count, np.int64)
+    now = time.perf_counter_ns
+    with progress(count) as show:
+        for t in range(count):
+            frame: Any = tuple(feed[t] if moves else feed for feed, moves in zip(feeds, moving, strict=True))
+            out: Any = tuple(result[t] for result in results)
+            if single:
+                (frame,), (out,) = frame, out
+            began = now()
+            stream.step(frame, out)
+            durations[t] = now() - began
+            show(t)
+    named = {port.name: result for port, result in zip(stream.outputs, results, strict=True)}
+    files.write(options.output, named, frame_rate, recording)
+    median, high, most = np.percentile(durations, (50, 99, 100)) / 1e3
+    print(f"{count} frames, written to {options.output}")
+    print(f"per frame: {median:.2f} µs median, {high:.2f} µs p99, {most:.2f} µs max")
+    report_real_time(count, int(durations.sum()), frame_rate)
+
+
+def call_once(model: Model, recording: Recording, options: argparse.Namespace) -> None:
+    """Everything in one call: in the file's own shapes, or, for a model that needs the future, frames time first."""
+    from . import _cli_io as files
+
+    if recording.sample_rate is not None or options.output.suffix.lower() == ".wav":
+        why = "--whole is given" if options.whole else "this model does not (see: gatestep inspect)"
+        raise files.CliError(f"a .wav file takes a model that streams, and {why}")
+    files.check(options.output, None, options.rate)
+    ports = {port.name: port for port in model.inputs}
+    given = recording.assign(
+        [port.name for port in model.inputs if not port.optional],
+        [port.name for port in model.inputs if port.optional],
+    )
+    feeds = {name: recording.converted(array, ports[name]) for name, array in given.items()}
+    began = time.perf_counter_ns()
+    results = model(feeds) if options.whole else model.run(feeds)
+    duration = time.perf_counter_ns() - began
+    files.check(options.output, list(results), options.rate)
+    files.write(options.output, results, options.rate, recording)
+    if options.whole:
+        print(f"one call, written to {options.output}: {duration / 1e3:.2f} µs")
+        return
+    count = max(len(array) for array in feeds.values())
+    print(f"{count} frames in one call, because the model does not stream, written to {options.output}")
+    print(f"per frame: {duration / 1e3 / max(count, 1):.2f} µs mean")
+    report_real_time(count, duration, options.rate)
+
+
+def report_real_time(count: int, duration: int, frame_rate: float | None) -> None:
+    """How many times faster than `count` frames last, where that is known."""
+    if frame_rate is not None and duration:
+        print(f"real time: {count / frame_rate / (duration / 1e9):.1f} × (at {frame_rate:g} frames per second)")
+
+
+@contextmanager
+def progress(count: int) -> Iterator[Callable[[int], None]]:
+    """A function to call after each frame: shows on a terminal how far a long run has come."""
+    if not sys.stderr.isatty():
+        yield lambda done: None
+        return
+    shown = time.monotonic()
+
+    def show(done: int) -> None:
+        nonlocal shown
+        if time.monotonic() - shown > 0.2:
+            shown = time.monotonic()
+            print(f"\r{done} of {count} frames", end="", file=sys.stderr, flush=True)
+
+    try:
+        yield show
+    finally:
+        print("\r\x1b[K", end="", file=sys.stderr, flush=True)
+
+
+def one_line(error: BaseException) -> str:
+    """An error's message without line breaks."""
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.filename}: {error.strerror}" if error.filename is not None else error.strerror
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; returns the exit code.
+
+    Parameters
+    ----------
+    arguments : sequence of str, optional
+        By default those of the process.
+    """
+    for channel in (sys.stdout, sys.stderr):
+        if isinstance(channel, io.TextIOWrapper):  # a terminal that has no µ shows an escape, not a traceback
+            channel.reconfigure(errors="backslashreplace")
+    warnings.showwarning = lambda message, *_: print(f"gatestep: warning: {message}", file=sys.stderr)
+    try:
+        options = parser().parse_args(arguments)
+        {"run": run, "inspect": inspect}[options.command](options)
+        sys.stdout.flush()
+    except KeyboardInterrupt:
+        return complain("interrupted", INTERRUPTED)
+    except Usage as error:
+        return complain(str(error), USAGE)
+    except BrokenPipeError:  # who read the output has gone: nobody is there to be told
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return FAILED
+    except (GatestepError, OSError, MemoryError) as error:
+        return complain(one_line(error), FAILED)
+    return 0
+
+
+def complain(message: str, code: int) -> int:
+    """One line on stderr."""
+    print(f"gatestep: error: {message}", file=sys.stderr)
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main())
