@@ -297,7 +297,7 @@ def _result_dtype(
     translation: Translation, op: str, inputs: tuple[str, ...], attrs: Mapping[str, Any]
 ) -> np.dtype[Any] | None:
     """The dtype of what `op` makes."""
-    if op in ("Equal", "Greater", "Less", "And", "Or", "Not"):
+    if op in ("Equal", "Greater", "GreaterOrEqual", "Less", "LessOrEqual", "And", "Or", "Not"):
         return np.dtype(np.bool_)
     if op in ("Shape", "Size"):
         return np.dtype(np.int64)
@@ -340,11 +340,6 @@ def chain(call: Call) -> None:
         call.finish(op, (value, last))
     else:
         call.finish("Div", (value, call.scalar(count)))
-
-
-def or_equal(call: Call) -> None:
-    strict = "Greater" if call.node.op == "GreaterOrEqual" else "Less"
-    call.finish("Or", (*call.add(strict, call.inputs), *call.add("Equal", call.inputs)))
 
 
 def softmax(trailing: bool) -> Callable[[Call], None]:
@@ -710,7 +705,7 @@ OPS: dict[str, tuple[Form, ...]] = {
     **{op: (Form(7, same, _BINARY),) for op in ("Add", "Sub", "Mul", "Div", "Pow", "PRelu")},
     **{op: (Form(7, chain, (1, None)),) for op in ("Min", "Max", "Sum", "Mean")},
     **{op: (Form(7, same, _BINARY),) for op in ("Equal", "Greater", "Less", "And", "Or")},
-    **{op: (Form(12, or_equal, _BINARY),) for op in ("GreaterOrEqual", "LessOrEqual")},
+    **{op: (Form(12, same, _BINARY),) for op in ("GreaterOrEqual", "LessOrEqual")},
     "Not": (Form(7, same),),
     "Where": (Form(9, same, (3, 3)),),
     # elementwise functions

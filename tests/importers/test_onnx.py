@@ -170,7 +170,7 @@ FORMS = [
     ),
     *((op, 13, ["x"], {}, ["x"], {}) for op in ("Sqrt", "Abs", "Neg", "Reciprocal", "Floor", "Ceil", "Erf", "Sign")),
     *((op, 14, ["x", "a"], {}, ["x", "a"], {}) for op in ("Add", "Sub", "Mul", "Div", "Pow", "Equal", "Less", "And")),
-    *((op, 14, ["x", "a"], {}, ["x", "a"], {}) for op in ("Greater", "Or", "Min", "Max")),
+    *((op, 14, ["x", "a"], {}, ["x", "a"], {}) for op in ("Greater", "Or", "Min", "Max", "LessOrEqual")),
     ("HardSwish", 14, ["x"], {}, ["x"], {}),
 ]
 
@@ -209,17 +209,6 @@ def test_split_counts_outputs_that_are_left_out() -> None:
         ("Max", 8, ["x", "a", "b"], {}, [("Max", ["x", "a"], ["max1"]), ("Max", ["max1", "b"], ["y"])]),
         ("Sum", 8, ["x", "a"], {}, [("Add", ["x", "a"], ["y"])]),
         ("Mean", 8, ["x", "a"], {}, [("Add", ["x", "a"], ["add1"]), ("Div", ["add1", 2.0], ["y"])]),
-        (
-            "GreaterOrEqual",
-            12,
-            ["x", "a"],
-            {},
-            [
-                ("Greater", ["x", "a"], ["greater1"]),
-                ("Equal", ["x", "a"], ["equal2"]),
-                ("Or", ["greater1", "equal2"], ["y"]),
-            ],
-        ),
         ("Swish", 24, ["x"], {}, [("Sigmoid", ["x"], ["sigmoid1"]), ("Mul", ["x", "sigmoid1"], ["y"])]),
         (
             "Swish",
