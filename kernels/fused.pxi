@@ -4,7 +4,7 @@ Weights come in blocks of 16 outputs (pack.py). A *unit* is one vector of a bloc
 whose sums stay in registers while the weights pass by once. Every output has one accumulator, which starts with the
 bias and takes x, then h, both ascending: whatever the tile, a row's bits are the same.
 
-Arguments named `rows`, `units`, `gates`, `slot` and `general` are constants where a tile is called, so that the C compiler
+Arguments named `kind`, `rows`, `units`, `gates` and `slot` are constants where a tile is called, so that the C compiler
 writes each combination out without loops.
 """
 
@@ -14,6 +14,15 @@ from libc.string cimport memcpy, memset
 
 cdef enum:
     WIDE = 4 * GS_BLOCK  # reals per k of an LSTM block or of a full group of dense blocks
+
+cdef enum:  # what a tile computes
+    LSTM
+    LSTM_GENERAL
+    GRU
+    GRU_GENERAL
+    GRU_RESET  # the two passes of a GRU that resets before the product
+    GRU_CANDIDATE
+    DENSE
 
 
 cdef extern from *:
@@ -39,6 +48,10 @@ cdef struct Step:
     Py_ssize_t h_stride
     Py_ssize_t y_stride
     Py_ssize_t block  # reals per packed block
+    Py_ssize_t padded  # `size` in whole blocks
+    real* reset_h  # (B, padded) each, of the GRU that resets before the product: r * h, z, and the sums over x of n
+    real* update
+    real* candidate
     int activation  # of a dense layer
     vf alpha
     vf beta
@@ -139,12 +152,11 @@ cdef inline vf lstm_cell(const vf* sums, vf* c) noexcept nogil:
 cdef vf lstm_cell_general(const Step* s, const vf* sums, vf* c, Py_ssize_t lane) noexcept nogil:
     """The same with any activations, clip, peepholes (rows i, f, o), coupled input and forget gates."""
     cdef const gs_args* args = s.args
-    cdef Py_ssize_t padded = quotient_up(s.size, GS_BLOCK) * GS_BLOCK
     cdef const real* peepholes = <const real*>args.p[7]
     cdef vf i = sums[0], f = sums[1], g = sums[2], o = sums[3]
     if peepholes is not NULL:
         i = muladd(load(peepholes + lane), c[0], i)
-        f = muladd(load(peepholes + padded + lane), c[0], f)
+        f = muladd(load(peepholes + s.padded + lane), c[0], f)
     i = activate_gate(args, 0, i, s.clip)
     f = activate_gate(args, 0, f, s.clip)
     if args.n[15] == 1:
@@ -154,13 +166,13 @@ cdef vf lstm_cell_general(const Step* s, const vf* sums, vf* c, Py_ssize_t lane)
     g = activate_gate(args, 1, g, s.clip)
     c[0] = muladd(f, c[0], i * g)
     if peepholes is not NULL:
-        o = muladd(load(peepholes + 2 * padded + lane), c[0], o)
+        o = muladd(load(peepholes + 2 * s.padded + lane), c[0], o)
     o = activate_gate(args, 0, o, s.clip)
     return o * activate_gate(args, 2, c[0], splat(INFINITY))
 
 
 cdef inline void lstm_tile(
-    const int rows, const int units, const bint general, const Step* s, Py_ssize_t unit, Py_ssize_t row
+    const int kind, const int rows, const int units, const Step* s, Py_ssize_t unit, Py_ssize_t row
 ) noexcept nogil:
     cdef const real* w[2]
     cdef vf sums[16]
@@ -181,56 +193,35 @@ cdef inline void lstm_tile(
             room = s.size - lane
             c_row = s.c + (row + i) * s.size + lane
             c = load_lanes(c_row, room)
-            if general:
-                h = lstm_cell_general(s, kept + (i * units + j) * 4, &c, lane)
-            else:
+            if kind == LSTM:
                 h = lstm_cell(kept + (i * units + j) * 4, &c)
+            else:
+                h = lstm_cell_general(s, kept + (i * units + j) * 4, &c, lane)
             store_lanes(c_row, c, room)
             store_lanes(s.y + (row + i) * s.y_stride + lane, h, room)
 
 
-cdef inline void lstm_step(const bint general, const Step* s, Py_ssize_t batch, bint backwards) noexcept nogil:
-    cdef Py_ssize_t units = quotient_up(s.size, GS_LANES), pairs = (units + 1) // 2, pair, unit, row
-    for pair in range(pairs):
-        unit = 2 * (pairs - 1 - pair if backwards else pair)
-        if batch == 1 and unit + 1 < units:
-            lstm_tile(1, 2, general, s, unit, 0)
-            continue
-        for unit in range(unit, min(unit + 2, units)):
-            row = 0
-            while batch - row >= GS_ROWS:
-                lstm_tile(GS_ROWS, 1, general, s, unit, row)
-                row += GS_ROWS
-            while batch - row >= 1:
-                lstm_tile(1, 1, general, s, unit, row)
-                row += 1
-
-
-cdef void lstm_step_standard(const Step* s, Py_ssize_t batch, bint backwards) noexcept nogil:
-    lstm_step(False, s, batch, backwards)
-
-
-cdef void lstm_step_general(const Step* s, Py_ssize_t batch, bint backwards) noexcept nogil:
-    lstm_step(True, s, batch, backwards)
-
-
 # ----------------------------------------------------------------------------------------------------------------- GRU
+
+cdef inline vf between(vf z, vf h, vf n) noexcept nogil:
+    """(1 - z) * n + z * h; exactly h for z = 1."""
+    return muladd(z, h, (splat(1.0) - z) * n)
+
 
 cdef inline vf gru_cell(const vf* sums, vf h) noexcept nogil:
     """n = tanh(n_x + sigmoid(r) * n_h);  h = (1 - z) * n + z * h, with z = sigmoid(z)."""
-    cdef vf r = sigmoid(sums[0]), z = sigmoid(sums[1]), n = tanh_(muladd(r, sums[3], sums[2]))
-    return muladd(z, h, (splat(1.0) - z) * n)
+    cdef vf r = sigmoid(sums[0]), z = sigmoid(sums[1])
+    return between(z, h, tanh_(muladd(r, sums[3], sums[2])))
 
 
 cdef vf gru_cell_general(const Step* s, const vf* sums, vf h) noexcept nogil:
     """The same with any activations and clip."""
     cdef vf r = activate_gate(s.args, 0, sums[0], s.clip), z = activate_gate(s.args, 0, sums[1], s.clip)
-    cdef vf n = activate_gate(s.args, 1, muladd(r, sums[3], sums[2]), s.clip)
-    return muladd(z, h, (splat(1.0) - z) * n)
+    return between(z, h, activate_gate(s.args, 1, muladd(r, sums[3], sums[2]), s.clip))
 
 
 cdef inline void gru_tile(
-    const int rows, const int units, const bint general, const Step* s, Py_ssize_t unit, Py_ssize_t row
+    const int kind, const int rows, const int units, const Step* s, Py_ssize_t unit, Py_ssize_t row
 ) noexcept nogil:
     cdef const real* w[2]
     cdef vf sums[16]
@@ -249,107 +240,65 @@ cdef inline void gru_tile(
             lane = (unit + j) * GS_LANES
             room = s.size - lane
             h = load_lanes(s.h + (row + i) * s.h_stride + lane, room)
-            if general:
-                h = gru_cell_general(s, kept + (i * units + j) * 4, h)
-            else:
+            if kind == GRU:
                 h = gru_cell(kept + (i * units + j) * 4, h)
+            else:
+                h = gru_cell_general(s, kept + (i * units + j) * 4, h)
             store_lanes(s.y + (row + i) * s.y_stride + lane, h, room)
 
 
-cdef inline void gru_step(const bint general, const Step* s, Py_ssize_t batch, bint backwards) noexcept nogil:
-    cdef Py_ssize_t units = quotient_up(s.size, GS_LANES), pairs = (units + 1) // 2, pair, unit, row
-    for pair in range(pairs):
-        unit = 2 * (pairs - 1 - pair if backwards else pair)
-        if batch == 1 and unit + 1 < units:
-            gru_tile(1, 2, general, s, unit, 0)
-            continue
-        for unit in range(unit, min(unit + 2, units)):
-            row = 0
-            while batch - row >= GS_ROWS:
-                gru_tile(GS_ROWS, 1, general, s, unit, row)
-                row += GS_ROWS
-            while batch - row >= 1:
-                gru_tile(1, 1, general, s, unit, row)
-                row += 1
-
-
-cdef void gru_step_standard(const Step* s, Py_ssize_t batch, bint backwards) noexcept nogil:
-    gru_step(False, s, batch, backwards)
-
-
-cdef void gru_step_general(const Step* s, Py_ssize_t batch, bint backwards) noexcept nogil:
-    gru_step(True, s, batch, backwards)
-
-
-cdef inline void gru_reset_before_tile(
-    const int rows, const Step* s, Py_ssize_t unit, Py_ssize_t row, real* reset_h, real* update, real* candidate,
-    Py_ssize_t padded,
+cdef inline void gru_reset_tile(
+    const int rows, const int units, const Step* s, Py_ssize_t unit, Py_ssize_t row
 ) noexcept nogil:
-    """What does not wait for all of r * h: r * h itself, z, and the n gate's sum over x."""
-    cdef const real* w[1]
+    """Reset before the product, first pass: r * h, z, and the n gate's sum over x, which do not wait for all of r * h."""
+    cdef const real* w[2]
     cdef vf sums[16]
     cdef vf kept[16]
+    cdef const vf* cell
     cdef vf h
-    cdef int i
-    cdef Py_ssize_t lane = unit * GS_LANES, at
-    w[0] = unit_weights(s, unit)
-    start_sums(rows, 1, 4, sums, w, WIDE)
-    add_products(rows, 1, 3, 2, sums, w, 3 * GS_BLOCK, s.x + row * s.x_stride, s.x_stride, s.x_size)
-    add_products(rows, 1, 2, 1, sums, w, 3 * GS_BLOCK, s.h + row * s.h_stride, s.h_stride, s.h_size)
-    keep_sums(rows, 3, sums, kept)
+    cdef int i, j
+    cdef Py_ssize_t lane, at
+    for j in range(units):
+        w[j] = unit_weights(s, unit + j)
+    start_sums(rows, units, 4, sums, w, WIDE)
+    add_products(rows, units, 3, 2, sums, w, 3 * GS_BLOCK, s.x + row * s.x_stride, s.x_stride, s.x_size)
+    add_products(rows, units, 2, 1, sums, w, 3 * GS_BLOCK, s.h + row * s.h_stride, s.h_stride, s.h_size)
+    keep_sums(rows * units, 3, sums, kept)
     for i in range(rows):
-        at = (row + i) * padded + lane
-        h = load_lanes(s.h + (row + i) * s.h_stride + lane, s.size - lane)
-        store(reset_h + at, activate_gate(s.args, 0, kept[4 * i], s.clip) * h)
-        store(update + at, activate_gate(s.args, 0, kept[4 * i + 1], s.clip))
-        store(candidate + at, kept[4 * i + 2])
+        for j in range(units):
+            lane = (unit + j) * GS_LANES
+            at = (row + i) * s.padded + lane
+            cell = kept + (i * units + j) * 4
+            h = load_lanes(s.h + (row + i) * s.h_stride + lane, s.size - lane)
+            store(s.reset_h + at, activate_gate(s.args, 0, cell[0], s.clip) * h)
+            store(s.update + at, activate_gate(s.args, 0, cell[1], s.clip))
+            store(s.candidate + at, cell[2])
 
 
-cdef inline void gru_reset_after_all_tile(
-    const int rows, const Step* s, Py_ssize_t unit, Py_ssize_t row, real* reset_h, real* update, real* candidate,
-    Py_ssize_t padded,
+cdef inline void gru_candidate_tile(
+    const int rows, const int units, const Step* s, Py_ssize_t unit, Py_ssize_t row
 ) noexcept nogil:
-    """n = g(n_x + R_n (r * h) + bias) and the new h."""
-    cdef const real* w[1]
+    """Second pass: n = g(n_x + R_n (r * h) + bias), and the new h."""
+    cdef const real* w[2]
     cdef vf sums[16]
     cdef vf kept[16]
-    cdef vf h, n, z
-    cdef int i
-    cdef Py_ssize_t lane = unit * GS_LANES, at
-    w[0] = unit_weights(s, unit) + 3 * GS_BLOCK
-    start_sums(rows, 1, 1, sums, w, (3 * s.x_size + 3) * GS_BLOCK)
-    add_products(rows, 1, 1, 0, sums, w, 3 * GS_BLOCK, reset_h + row * padded, padded, s.h_size)
-    keep_sums(rows, 1, sums, kept)
+    cdef vf h, n
+    cdef int i, j
+    cdef Py_ssize_t lane, at
+    for j in range(units):
+        w[j] = unit_weights(s, unit + j) + 3 * GS_BLOCK
+    # From the bias of the n gate's part over h to the first weight of that part.
+    start_sums(rows, units, 1, sums, w, (3 * s.x_size + 3) * GS_BLOCK)
+    add_products(
+        rows, units, 1, 0, sums, w, 3 * GS_BLOCK, s.reset_h + row * s.padded, s.padded, s.h_size)
+    keep_sums(rows * units, 1, sums, kept)
     for i in range(rows):
-        at = (row + i) * padded + lane
-        h = load_lanes(s.h + (row + i) * s.h_stride + lane, s.size - lane)
-        z = load(update + at)
-        n = activate_gate(s.args, 1, load(candidate + at) + kept[4 * i], s.clip)
-        store_lanes(s.y + (row + i) * s.y_stride + lane, muladd(z, h, (splat(1.0) - z) * n), s.size - lane)
-
-
-cdef void gru_step_reset_before(const Step* s, Py_ssize_t batch) noexcept nogil:
-    cdef Py_ssize_t units = quotient_up(s.size, GS_LANES), unit, row
-    cdef Py_ssize_t padded = quotient_up(s.size, GS_BLOCK) * GS_BLOCK
-    cdef real* reset_h = <real*>s.args.p[9]
-    cdef real* update = reset_h + batch * padded
-    cdef real* candidate = update + batch * padded
-    for unit in range(units):
-        row = 0
-        while batch - row >= GS_ROWS:
-            gru_reset_before_tile(GS_ROWS, s, unit, row, reset_h, update, candidate, padded)
-            row += GS_ROWS
-        while batch - row >= 1:
-            gru_reset_before_tile(1, s, unit, row, reset_h, update, candidate, padded)
-            row += 1
-    for unit in range(units):
-        row = 0
-        while batch - row >= GS_ROWS:
-            gru_reset_after_all_tile(GS_ROWS, s, unit, row, reset_h, update, candidate, padded)
-            row += GS_ROWS
-        while batch - row >= 1:
-            gru_reset_after_all_tile(1, s, unit, row, reset_h, update, candidate, padded)
-            row += 1
+        for j in range(units):
+            lane = (unit + j) * GS_LANES
+            at = (row + i) * s.padded + lane
+            h = load_lanes(s.h + (row + i) * s.h_stride + lane, s.size - lane)
+            n = activate_gate(s.args, 1, load(s.candidate + at) + kept[(i * units + j) * 4], s.clip)
+            store_lanes(s.y + (row + i) * s.y_stride + lane, between(load(s.update + at), h, n), s.size - lane)
 
 
 # ------------------------------------------------------------------------------------------------------- dense and RNN
@@ -443,26 +392,92 @@ cdef inline void dense_tile_joined(const int last_units, const int gates, const 
     dense_finish(last_units, gates, s, last_kept, unit + 2, 0)
 
 
-cdef inline void dense_rows(const int gates, const Step* s, Py_ssize_t unit, Py_ssize_t batch) noexcept nogil:
-    cdef Py_ssize_t row = 0
-    while batch - row >= GS_ROWS:
-        dense_tile(GS_ROWS, 1, gates, s, unit, row)
-        row += GS_ROWS
-    while batch - row >= 1:
-        dense_tile(1, 1, gates, s, unit, row)
-        row += 1
+# ---------------------------------------------------------------------------------------------------- tiles over a step
+
+cdef inline void tile(
+    const int kind, const int rows, const int units, const int gates, const Step* s, Py_ssize_t unit, Py_ssize_t row
+) noexcept nogil:
+    if kind == LSTM or kind == LSTM_GENERAL:
+        lstm_tile(kind, rows, units, s, unit, row)
+    elif kind == GRU or kind == GRU_GENERAL:
+        gru_tile(kind, rows, units, s, unit, row)
+    elif kind == GRU_RESET:
+        gru_reset_tile(rows, units, s, unit, row)
+    elif kind == GRU_CANDIDATE:
+        gru_candidate_tile(rows, units, s, unit, row)
+    else:
+        dense_tile(rows, units, gates, s, unit, row)
+
+
+cdef inline void all_rows(
+    const int kind, const int gates, const Step* s, Py_ssize_t unit, Py_ssize_t stop, Py_ssize_t batch
+) noexcept nogil:
+    """Units `unit` to `stop`, one or two, of all rows."""
+    cdef bint both = unit + 1 < stop
+    cdef Py_ssize_t row = 0, left = batch, one
+    while left > 0:
+        # Two twos rather than three and one.
+        if left >= GS_ROWS and not (GS_ROWS == 3 and left == 4):
+            for one in range(unit, stop):
+                tile(kind, GS_ROWS, 1, gates, s, one, row)
+            row += GS_ROWS
+        elif left >= 2 and GS_ROWS > 2:
+            if both and GS_ROWS == 4:
+                tile(kind, 2, 2, gates, s, unit, row)
+            else:
+                for one in range(unit, stop):
+                    tile(kind, 2, 1, gates, s, one, row)
+            row += 2
+        else:
+            if both:
+                tile(kind, 1, 2, gates, s, unit, row)
+            else:
+                tile(kind, 1, 1, gates, s, unit, row)
+            row += 1
+        left = batch - row
+
+
+cdef inline void all_units(const int kind, const Step* s, Py_ssize_t batch, bint backwards) noexcept nogil:
+    """One pass over the weights of a gated cell, from either end of the list of blocks.
+
+    The end of the last pass is still in the cache: a pass that starts there finds some of its weights closer.
+    """
+    cdef Py_ssize_t units = quotient_up(s.size, GS_LANES), pairs = (units + 1) // 2, pair, unit
+    for pair in range(pairs):
+        unit = 2 * (pairs - 1 - pair if backwards else pair)
+        all_rows(kind, 4, s, unit, min(unit + 2, units), batch)
+
+
+cdef void lstm_step(const Step* s, Py_ssize_t batch, bint backwards) noexcept nogil:
+    all_units(LSTM, s, batch, backwards)
+
+
+cdef void lstm_step_general(const Step* s, Py_ssize_t batch, bint backwards) noexcept nogil:
+    all_units(LSTM_GENERAL, s, batch, backwards)
+
+
+cdef void gru_step(const Step* s, Py_ssize_t batch, bint backwards) noexcept nogil:
+    all_units(GRU, s, batch, backwards)
+
+
+cdef void gru_step_general(const Step* s, Py_ssize_t batch, bint backwards) noexcept nogil:
+    all_units(GRU_GENERAL, s, batch, backwards)
+
+
+cdef void gru_step_reset_before(Step* s, Py_ssize_t batch, bint backwards) noexcept nogil:
+    s.reset_h = <real*>s.args.p[9]
+    s.update = s.reset_h + batch * s.padded
+    s.candidate = s.update + batch * s.padded
+    all_units(GRU_RESET, s, batch, backwards)
+    all_units(GRU_CANDIDATE, s, batch, not backwards)
 
 
 cdef inline void dense_narrow_group(
     const int gates, const Step* s, Py_ssize_t unit, Py_ssize_t stop, Py_ssize_t batch
 ) noexcept nogil:
     while unit < stop:
-        if batch == 1 and unit + 1 < stop:
-            dense_tile(1, 2, gates, s, unit, 0)
-            unit += 2
-        else:
-            dense_rows(gates, s, unit, batch)
-            unit += 1
+        all_rows(DENSE, gates, s, unit, min(unit + 2, stop), batch)
+        unit += 2
 
 
 cdef void dense_last_group(const Step* s, Py_ssize_t first, Py_ssize_t batch) noexcept nogil:
@@ -487,7 +502,8 @@ cdef void dense_last_joined(const Step* s, Py_ssize_t unit, Py_ssize_t blocks) n
 
 
 cdef void dense_step(const Step* s, Py_ssize_t batch, bint backwards) noexcept nogil:
-    cdef Py_ssize_t blocks = quotient_up(s.size, GS_BLOCK), units = blocks // 4 * GS_SPLIT, pairs = (units + 1) // 2
+    """One pass over the weights of a dense layer: full groups, and the narrow one behind them."""
+    cdef Py_ssize_t blocks = s.padded // GS_BLOCK, units = blocks // 4 * GS_SPLIT, pairs = (units + 1) // 2
     cdef Py_ssize_t pair, unit
     cdef bint joined = batch == 1 and blocks % 4 != 0 and units >= 2 and units % 2 == 0 and GS_SPLIT == MOST_JOINED
     cdef bint alone = blocks % 4 != 0 and not joined
@@ -497,132 +513,124 @@ cdef void dense_step(const Step* s, Py_ssize_t batch, bint backwards) noexcept n
         unit = 2 * (pairs - 1 - pair if backwards else pair)
         if joined and unit + 2 == units:
             dense_last_joined(s, unit, blocks % 4)
-        elif batch == 1 and unit + 1 < units:
-            dense_tile(1, 2, 4, s, unit, 0)
         else:
-            for unit in range(unit, min(unit + 2, units)):
-                dense_rows(4, s, unit, batch)
+            all_rows(DENSE, 4, s, unit, min(unit + 2, units), batch)
     if alone and not backwards:
         dense_last_group(s, units, batch)
 
 
+# ----------------------------------------------------------------------------------------------------- kernels of abi.h
+
+cdef void set_sizes(Step* s, gs_args* args, Py_ssize_t x_size, Py_ssize_t h_size, Py_ssize_t size) noexcept nogil:
+    s.args = args
+    s.x_size, s.h_size, s.size = x_size, h_size, size
+    s.padded = quotient_up(size, GS_BLOCK) * GS_BLOCK
+    s.block = WIDE * (1 + x_size + h_size)
+
+
 cdef int linear(gs_args* args) noexcept nogil:
     cdef Step s
-    s.args = args
-    s.x, s.w, s.y = <const real*>args.p[0], <const real*>args.p[1], <real*>args.p[4]
-    s.x_size, s.size, s.x_stride, s.y_stride = args.n[1], args.n[2], args.n[3], args.n[4]
-    s.h, s.h_size, s.h_stride = NULL, 0, 0
-    s.block = (s.x_size + 1) * WIDE
+    set_sizes(&s, args, args.n[1], 0, args.n[2])
+    s.x, s.w, s.y, s.h = <const real*>args.p[0], <const real*>args.p[1], <real*>args.p[4], NULL
+    s.x_stride, s.y_stride, s.h_stride = args.n[3], args.n[4], 0
     s.activation = <int>args.n[5]
     s.alpha, s.beta, s.clip = splat(<real>args.f[0]), splat(<real>args.f[1]), splat(INFINITY)
     dense_step(&s, args.n[0], False)
     return GS_OK
 
 
-cdef void project(const gs_args* args, const real* h, Py_ssize_t h_stride, real* y, Py_ssize_t batch) noexcept nogil:
-    """y = projection @ h."""
+cdef void project(gs_args* args, const Step* lstm, real* y, Py_ssize_t y_stride, Py_ssize_t batch) noexcept nogil:
+    """y = projection @ h, where h is what `lstm` has written."""
     cdef Step s
-    s.x, s.w, s.y = h, <const real*>args.p[8], y
-    s.x_size, s.size, s.x_stride, s.y_stride = args.n[3], args.n[4], h_stride, args.n[8]
-    s.h, s.h_size, s.h_stride = NULL, 0, 0
-    s.block = (s.x_size + 1) * WIDE
+    set_sizes(&s, args, lstm.size, 0, lstm.h_size)
+    s.x, s.w, s.y, s.h = lstm.y, <const real*>args.p[8], y, NULL
+    s.x_stride, s.y_stride, s.h_stride = lstm.y_stride, y_stride, 0
     s.activation = GS_ACT_IDENTITY
     s.alpha = s.beta = splat(0.0)
     s.clip = splat(INFINITY)
     dense_step(&s, batch, False)
 
 
-# ----------------------------------------------------------------------------------------------------------- sequences
-
-cdef enum:
-    LSTM
-    GRU
-    RNN
-
-
-cdef inline void run_step(int cell, Step* s, Py_ssize_t batch) noexcept nogil:
+cdef void run_step(int kind, Step* s, Py_ssize_t batch) noexcept nogil:
     cdef gs_args* args = s.args
     cdef bint backwards = args.n[10] != 0
     cdef real* y = s.y
-    cdef Py_ssize_t y_stride = s.y_stride
-    if cell == LSTM:
-        if not args.n[11]:
-            lstm_step_standard(s, batch, backwards)
-        elif args.p[8] is NULL:
+    if kind == LSTM:
+        lstm_step(s, batch, backwards)
+    elif kind == LSTM_GENERAL:
+        if args.p[8] is NULL:
             lstm_step_general(s, batch, backwards)
         else:
-            s.y, s.y_stride = <real*>args.p[9], quotient_up(s.size, GS_BLOCK) * GS_BLOCK
+            s.y, s.y_stride = <real*>args.p[9], s.padded
             lstm_step_general(s, batch, backwards)
-            project(args, s.y, s.y_stride, y, batch)
-            s.y, s.y_stride = y, y_stride
-    elif cell == GRU:
-        if not args.n[11]:
-            gru_step_standard(s, batch, backwards)
-        elif args.n[15]:
-            gru_step_reset_before(s, batch)
-        else:
-            gru_step_general(s, batch, backwards)
+            project(args, s, y, args.n[8], batch)
+            s.y, s.y_stride = y, args.n[8]
+    elif kind == GRU:
+        gru_step(s, batch, backwards)
+    elif kind == GRU_GENERAL:
+        gru_step_general(s, batch, backwards)
+    elif kind == GRU_RESET:
+        gru_step_reset_before(s, batch, backwards)
     else:
         dense_step(s, batch, backwards)
     args.n[10] = not backwards
 
 
-cdef void run_rows(int cell, Step* s, Py_ssize_t first, Py_ssize_t batch, Py_ssize_t steps) noexcept nogil:
+cdef void run_rows(int kind, Step* s, Py_ssize_t first, Py_ssize_t batch, Py_ssize_t steps) noexcept nogil:
     """`steps` time steps of `batch` rows from row `first` on, and the final h of each."""
     cdef gs_args* args = s.args
     cdef Py_ssize_t width = s.h_size, step, time, row
     cdef real* hn = <real*>args.p[5] + first * width
     s.h, s.h_stride = <const real*>args.p[2] + first * width, width
-    if cell == LSTM:
+    if kind == LSTM or kind == LSTM_GENERAL:
         s.c = <real*>args.p[6] + first * s.size
     for step in range(steps):
         time = steps - 1 - step if args.n[9] else step
         s.x = <const real*>args.p[0] + time * args.n[5] + first * args.n[6]
         s.y = <real*>args.p[4] + time * args.n[7] + first * args.n[8]
-        run_step(cell, s, batch)
+        run_step(kind, s, batch)
         s.h, s.h_stride = s.y, args.n[8]
     if s.h != hn:
         for row in range(batch):
             memcpy(hn + row * width, s.h + row * s.h_stride, width * sizeof(real))
 
 
-cdef int run_sequence(int cell, gs_args* args) noexcept nogil:
+cdef int run_sequence(int kind, gs_args* args) noexcept nogil:
     cdef Step s
     cdef Py_ssize_t batch = args.n[1], row, time
     cdef const int32_t* lengths = <const int32_t*>args.p[10]
-    s.args = args
+    set_sizes(&s, args, args.n[2], args.n[4], args.n[3])
     s.w = <const real*>args.p[1]
-    s.x_size, s.size, s.h_size = args.n[2], args.n[3], args.n[4]
     s.x_stride, s.y_stride = args.n[6], args.n[8]
     s.activation = <int>args.n[12]
     s.alpha, s.beta = splat(<real>args.f[1]), splat(<real>args.f[2])
     s.clip = splat(<real>args.f[0] if args.n[11] else INFINITY)
-    if cell == GRU:
+    if kind == GRU or kind == GRU_GENERAL or kind == GRU_RESET:
         s.block = WIDE + 3 * GS_BLOCK * (s.x_size + s.h_size)
-    else:
-        s.block = WIDE * (1 + s.x_size + s.h_size)
-    if cell == LSTM and args.p[6] != args.p[3]:
+    elif kind != DENSE and args.p[6] != args.p[3]:
         memcpy(args.p[6], args.p[3], batch * s.size * sizeof(real))
     if lengths is NULL:
-        run_rows(cell, &s, 0, batch, args.n[0])
+        run_rows(kind, &s, 0, batch, args.n[0])
         return GS_OK
     for row in range(batch):
-        run_rows(cell, &s, row, 1, lengths[row])
+        run_rows(kind, &s, row, 1, lengths[row])
         for time in range(lengths[row], args.n[0]):
             memset(<real*>args.p[4] + time * args.n[7] + row * args.n[8], 0, s.h_size * sizeof(real))
     return GS_OK
 
 
 cdef int lstm(gs_args* args) noexcept nogil:
-    return run_sequence(LSTM, args)
+    return run_sequence(LSTM_GENERAL if args.n[11] else LSTM, args)
 
 
 cdef int gru(gs_args* args) noexcept nogil:
-    return run_sequence(GRU, args)
+    if not args.n[11]:
+        return run_sequence(GRU, args)
+    return run_sequence(GRU_RESET if args.n[15] else GRU_GENERAL, args)
 
 
 cdef int rnn(gs_args* args) noexcept nogil:
-    return run_sequence(RNN, args)
+    return run_sequence(DENSE, args)
 
 
 FUSED_KERNELS = {
