@@ -77,7 +77,7 @@ class Model:
         self._lock = threading.Lock()
         self.layout = analyse(graph, self.real, states)
         if self.streams:
-            self._plan(self._rows(None))
+            self._plan(1 if self.layout.free_batch else self._fixed_batch())
 
     # ------------------------------------------------------------------ streaming
     @property

@@ -25,7 +25,7 @@ cdef extern from *:
     typedef uint8_t gs_bool;
     typedef uint16_t gs_half;
     """
-    ctypedef char gs_bool                                # not uint8_t: fused types cannot tell two names of one type apart
+    ctypedef char gs_bool                                # not uint8_t: a fused type takes equal types for one
     ctypedef uint16_t gs_half
 
 include "walk.pxi"

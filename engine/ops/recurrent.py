@@ -40,7 +40,7 @@ def checked(node: Node, inputs: list[Any]) -> dict[str, Any]:
     Returns
     -------
     dict
-        x, w ``(D, G*H, I)``, r ``(D, G*H, P)``, b ``(D, 2, G*H)`` or None, lengths, h0, c0, p ``(D, 3, H)`` or None,
+        x, w ``(D, G*H, I)``, r ``(D, G*H, P)``, b ``(D, 2, G*H)`` or None, lengths, h0, c0, p ``(D, 3, H)`` in the order i f o or None,
         projection ``(D, P, H)`` or None; and the sizes I, H, P, D.
     """
     names = ["x", "w", "r", "b", "lengths", "h0", "c0", "p", "projection"]
@@ -79,7 +79,7 @@ def checked(node: Node, inputs: list[Any]) -> dict[str, Any]:
     if have["b"] is not None:
         have["b"] = ours(have["b"].reshape(d, 2, g * hidden), 2)
     if have["p"] is not None:
-        have["p"] = have["p"].reshape(d, 3, hidden)
+        have["p"] = have["p"].reshape(d, 3, hidden)[:, [0, 2, 1]]  # i o f -> i f o
     x = have["x"]
     if x.ndim != 3 or x.shape[2] != size:
         raise ShapeError(f"{node.label}: X has shape {x.shape}, expected (T, B, {size})")
@@ -164,7 +164,7 @@ class Recurrent(Op):
                 variant = int(not node.attrs["linear_before_reset"])
             names = tuple(name for name, _, _ in acts)
             plain = names == STANDARD[node.op] or (node.op == "RNN" and names == ("Relu",))
-            general = not plain or clip is not None or have["p"] is not None or (node.op == "LSTM" and variant)
+            general = not plain or clip is not None or have["p"] is not None or variant
             slots = {
                 0: x,
                 2: direction(first["h"], d),
@@ -186,7 +186,7 @@ class Recurrent(Op):
                 node.op.lower(),
                 node,
                 slots,
-                [t, b, i, h, p, x.strides[0], x.strides[1], y.strides[0], p, reverse, 0, general, *codes, variant],
+                [t, b, i, h, p, x.strides[0], x.strides[1], y.strides[0], p, reverse, 0, bool(general), *codes, variant],
                 [math.inf if clip is None else clip, *parameters],
                 weights(node, d, have),
             )

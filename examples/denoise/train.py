@@ -254,7 +254,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument(
-        "--minutes", type=float, default=100, help="speech (and noise) to make (default: %(default)s)"
+        "--minutes", type=float, default=80, help="speech (and noise) to make (default: %(default)s)"
     )
     parser.add_argument("--steps", type=int, default=6000, help="updates, of 2 s each (default: %(default)s)")
     parser.add_argument("--batch", type=int, default=32, help="sequences in parallel (default: %(default)s)")
