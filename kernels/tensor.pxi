@@ -392,7 +392,7 @@ cdef inline void moments(const real* x, Py_ssize_t width, real centre, real* mea
 cdef inline void layernorm_row(
     const real* x, const real* scale, const real* bias, real* y, Py_ssize_t width, double epsilon
 ) noexcept nogil:
-    """The second pass also finds what rounding left of the mean: it counts where the mean is large against the spread."""
+    """The second pass also finds what rounding left of the mean, as the spread may be small against it."""
     cdef real mean, rest, variance, inverse
     cdef Py_ssize_t i = 0
     cdef vf v
