@@ -156,6 +156,9 @@ def read_file(model: onnx.ModelProto, source: str, folder: str | None) -> OnnxFi
     opsets = _opsets(file, model.opset_import, "the model")
     _check_opset(file, opsets)
     graph = model.graph
+    for part in ("node", "input", "output", "initializer", "sparse_initializer", "value_info"):
+        if len(getattr(graph, part)) > MAX_NODES:
+            raise UnsupportedModelError(f"has more than {MAX_NODES} entries of {part}", source=source)
     for kind, infos, names in (("input", graph.input, file.inputs), ("output", graph.output, file.outputs)):
         for info in infos:
             name = _name(file, info.name, f"an {kind}")

@@ -985,6 +985,15 @@ def test_long_chains_need_no_recursion() -> None:
     assert graph.nodes[0].inputs == ("x",)
 
 
+@pytest.mark.parametrize("part", ["node", "initializer", "value_info"])
+def test_more_entries_than_any_model_has(part: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reader, "MAX_NODES", 20)
+    model = make([helper.make_node("Relu", ["x"], ["y"])])
+    for _ in range(21):
+        getattr(model.graph, part).add()
+    refused(UnsupportedModelError, f"more than 20 entries of {part}", lambda: read_onnx(model))
+
+
 @pytest.mark.parametrize("kind", ["sequence_type", "map_type", "optional_type"])
 def test_inputs_that_are_no_tensors(kind: str) -> None:
     model = make([helper.make_node("Relu", ["x"], ["y"])])
