@@ -20,6 +20,7 @@ cdef extern from "simd.h":
     vf load_part "gs_load_part"(const real* p, Py_ssize_t count) noexcept nogil
     void store "gs_store"(real* p, vf v) noexcept nogil
     void store_part "gs_store_part"(real* p, vf v, Py_ssize_t count) noexcept nogil
+    void put_down "gs_put_down"(vf* p, vf v) noexcept nogil
     real get_lane "gs_get"(vf v, Py_ssize_t lane) noexcept nogil
     vf put_lane "gs_put"(vf v, Py_ssize_t lane, real x) noexcept nogil
     vf muladd "gs_muladd"(vf a, vf b, vf c) noexcept nogil

@@ -117,12 +117,15 @@ cdef inline void start_sums(
         w[unit] += wide
 
 
-cdef inline void keep_sums(const int cells, const int gates, const vf* sums, vf* kept) noexcept nogil:
-    """Out of the registers into an array that may be indexed."""
+cdef inline void keep_sums(const int cells, const int gates, const bint calls, const vf* sums, vf* kept) noexcept nogil:
+    """Out of the registers into an array that may be indexed; `calls` says that functions are called on what is in it."""
     cdef int cell, gate
     for cell in range(cells):
         for gate in range(gates):
-            kept[cell * 4 + gate] = sums[cell * 4 + gate]
+            if calls:
+                put_down(kept + cell * 4 + gate, sums[cell * 4 + gate])
+            else:
+                kept[cell * 4 + gate] = sums[cell * 4 + gate]
 
 
 cdef vf activate_gate(const gs_args* args, int gate, vf x, vf clip) noexcept nogil:
@@ -186,7 +189,7 @@ cdef inline void lstm_tile(
     start_sums(rows, units, 4, sums, w, WIDE)
     add_products(rows, units, 4, 3, sums, w, WIDE, s.x + row * s.x_stride, s.x_stride, s.x_size)
     add_products(rows, units, 4, 3, sums, w, WIDE, s.h + row * s.h_stride, s.h_stride, s.h_size)
-    keep_sums(rows * units, 4, sums, kept)
+    keep_sums(rows * units, 4, kind != LSTM, sums, kept)
     for i in range(rows):
         for j in range(units):
             lane = (unit + j) * GS_LANES
@@ -234,7 +237,7 @@ cdef inline void gru_tile(
     start_sums(rows, units, 4, sums, w, WIDE)
     add_products(rows, units, 3, 2, sums, w, 3 * GS_BLOCK, s.x + row * s.x_stride, s.x_stride, s.x_size)
     add_products(rows, units, 3, 3, sums, w, 3 * GS_BLOCK, s.h + row * s.h_stride, s.h_stride, s.h_size)
-    keep_sums(rows * units, 4, sums, kept)
+    keep_sums(rows * units, 4, kind != GRU, sums, kept)
     for i in range(rows):
         for j in range(units):
             lane = (unit + j) * GS_LANES
@@ -263,7 +266,7 @@ cdef inline void gru_reset_tile(
     start_sums(rows, units, 4, sums, w, WIDE)
     add_products(rows, units, 3, 2, sums, w, 3 * GS_BLOCK, s.x + row * s.x_stride, s.x_stride, s.x_size)
     add_products(rows, units, 2, 1, sums, w, 3 * GS_BLOCK, s.h + row * s.h_stride, s.h_stride, s.h_size)
-    keep_sums(rows * units, 3, sums, kept)
+    keep_sums(rows * units, 3, True, sums, kept)
     for i in range(rows):
         for j in range(units):
             lane = (unit + j) * GS_LANES
@@ -291,7 +294,7 @@ cdef inline void gru_candidate_tile(
     start_sums(rows, units, 1, sums, w, (3 * s.x_size + 3) * GS_BLOCK)
     add_products(
         rows, units, 1, 0, sums, w, 3 * GS_BLOCK, s.reset_h + row * s.padded, s.padded, s.h_size)
-    keep_sums(rows * units, 1, sums, kept)
+    keep_sums(rows * units, 1, True, sums, kept)
     for i in range(rows):
         for j in range(units):
             lane = (unit + j) * GS_LANES
@@ -344,7 +347,7 @@ cdef inline void dense_tile(
         rows, units, gates, gates - 1, sums, w, gates * GS_BLOCK, s.x + row * s.x_stride, s.x_stride, s.x_size)
     add_products(
         rows, units, gates, gates - 1, sums, w, gates * GS_BLOCK, s.h + row * s.h_stride, s.h_stride, s.h_size)
-    keep_sums(rows * units, gates, sums, kept)
+    keep_sums(rows * units, gates, True, sums, kept)
     for i in range(rows):
         dense_finish(units, gates, s, kept + i * units * 4, unit, row + i)
 
@@ -386,8 +389,8 @@ cdef inline void dense_tile_joined(const int last_units, const int gates, const 
     start_sums(1, last_units, gates, last_sums, last_w, gates * GS_BLOCK)
     add_products_joined(last_units, gates, sums, last_sums, w, last_w, s.x, s.x_size)
     add_products_joined(last_units, gates, sums, last_sums, w, last_w, s.h, s.h_size)
-    keep_sums(2, 4, sums, kept)
-    keep_sums(last_units, gates, last_sums, last_kept)
+    keep_sums(2, 4, True, sums, kept)
+    keep_sums(last_units, gates, True, last_sums, last_kept)
     dense_finish(2, 4, s, kept, unit, 0)
     dense_finish(last_units, gates, s, last_kept, unit + 2, 0)
 

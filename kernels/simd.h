@@ -83,6 +83,10 @@ GS_INLINE gs_vf gs_load_once(const real *p) {
     return v;
 }
 
+/* To memory here and now. A sum that stayed in a register until after a function call would be kept on the stack all along,
+ * and every addition to it would go through memory. */
+GS_INLINE void gs_put_down(gs_vf *p, gs_vf v) { *(volatile gs_vf *)p = v; }
+
 /* gs_min(a, b) is b unless a < b, gs_max(a, b) is b unless a > b: a NaN in b stays. */
 #if defined(__x86_64__)
 #if GS_VECTOR_BYTES == 64
