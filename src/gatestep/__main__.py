@@ -199,8 +199,10 @@ def step_through(stream: Stream, recording: Recording, options: argparse.Namespa
             show(t)
     named = {port.name: result for port, result in zip(stream.outputs, results, strict=True)}
     files.write(options.output, named, frame_rate, recording)
-    median, high, most = np.percentile(durations, (50, 99, 100)) / 1e3
     print(f"{count} frames, written to {options.output}")
+    if not count:
+        return
+    median, high, most = np.percentile(durations, (50, 99, 100)) / 1e3
     print(f"per frame: {median:.2f} µs median, {high:.2f} µs p99, {most:.2f} µs max")
     report_real_time(count, int(durations.sum()), frame_rate)
 
@@ -229,13 +231,15 @@ def call_once(model: Model, recording: Recording, options: argparse.Namespace) -
         return
     count = max(len(array) for array in feeds.values())
     print(f"{count} frames in one call, because the model does not stream, written to {options.output}")
-    print(f"per frame: {duration / 1e3 / max(count, 1):.2f} µs mean")
+    if not count:
+        return
+    print(f"per frame: {duration / 1e3 / count:.2f} µs mean")
     report_real_time(count, duration, options.rate)
 
 
 def report_real_time(count: int, duration: int, frame_rate: float | None) -> None:
     """How many times faster than `count` frames last, where that is known."""
-    if frame_rate is not None and duration:
+    if frame_rate is not None:
         print(f"real time: {count / frame_rate / (duration / 1e9):.1f} × (at {frame_rate:g} frames per second)")
 
 

@@ -1,0 +1,83 @@
+"""The package as a user meets it: what an import brings, what it is called, what it says about itself."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import inspect
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import gatestep
+from gatestep import nn
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def fresh(code: str, folder: Path) -> str:
+    """What `code` prints in a new interpreter, away from the tree and from what the environment adds to the path."""
+    done = subprocess.run(
+        [sys.executable, "-I", "-c", code], cwd=folder, capture_output=True, encoding="utf-8", timeout=60
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
+
+
+def test_import_brings_nothing_heavy(tmp_path: Path) -> None:
+    code = "import sys, gatestep; print(*sorted(m for m in sys.modules if '.' not in m))"
+    heavy = {"onnx", "google", "numba", "llvmlite", "torch", "safetensors", "matplotlib", "soundfile", "argparse"}
+    assert heavy & set(fresh(code, tmp_path).split()) == set()
+
+
+def test_cython_backend_does_not_import_numba(tmp_path: Path) -> None:
+    code = "import sys, gatestep.kernels as k; k.kernel_set('cython', 'float32'); print('numba' in sys.modules)"
+    assert fresh(code, tmp_path) == "False"
+
+
+@pytest.mark.parametrize("folder", ["engine", "kernels", "importers", "benchmarks"])
+def test_folders_are_reached_through_the_package_only(folder: str, tmp_path: Path) -> None:
+    code = f"import importlib.util as u; print(u.find_spec({folder!r}))"
+    assert str(ROOT) not in fresh(code, tmp_path)
+    assert fresh(f"import gatestep.{folder}; print('there')", tmp_path) == "there"
+
+
+def test_version_is_that_of_the_metadata() -> None:
+    assert gatestep.__version__ == importlib.metadata.version("gatestep")
+
+
+def test_metadata_names_every_extra() -> None:
+    extras = set(importlib.metadata.metadata("gatestep").get_all("Provides-Extra") or ())
+    assert {"numba", "torch", "audio", "bench", "all"} <= extras
+
+
+def test_runtime_dependencies_are_light() -> None:
+    required = [r for r in importlib.metadata.requires("gatestep") or () if "extra ==" not in r]
+    assert sorted(r.split(">")[0] for r in required) == ["numpy", "onnx", "safetensors"]
+
+
+def test_typed() -> None:
+    assert Path(gatestep.__file__).with_name("py.typed").is_file()
+
+
+def public_names() -> list[tuple[str, object]]:
+    """Every public name, and every public member that its class itself brings to it."""
+    found: list[tuple[str, object]] = [("gatestep", gatestep)]
+    for module in (gatestep, nn):
+        for name in module.__all__:
+            thing = getattr(module, name)
+            found.append((f"{module.__name__}.{name}", thing))
+            if inspect.isclass(thing):
+                for owner in thing.__mro__:
+                    if owner.__module__.startswith("gatestep."):
+                        found += [
+                            (f"{module.__name__}.{name}.{key}", member)
+                            for key, member in vars(owner).items()
+                            if not key.startswith("_") and (callable(member) or isinstance(member, property))
+                        ]
+    return found
+
+
+def test_public_names_say_what_they_are() -> None:
+    assert [name for name, thing in public_names() if not (inspect.getdoc(thing) or "").strip()] == []
