@@ -66,7 +66,7 @@ cdef void copy_elements(element *target, const element *source, Walk *walk) noex
 
 cdef int copy(gs_args *args) noexcept nogil:
     cdef Walk walk
-    if not start(&walk, args.n[0], &args.n[1], &args.n[7], &args.n[13]):
+    if not start_walk(&walk, args.n[0], &args.n[1], &args.n[7], &args.n[13]):
         return GS_OK
     if args.n[19] == 1:
         copy_elements[uint8_t](<uint8_t *>args.p[4], <const uint8_t *>args.p[0], &walk)
@@ -326,7 +326,7 @@ cdef int binary_i64(gs_args *args) noexcept nogil:
     cdef int64_t *y = <int64_t *>args.p[4]
     cdef Py_ssize_t row
     cdef Walk walk
-    if not start(&walk, args.n[1], &args.n[2], &args.n[8], &args.n[14]):
+    if not start_walk(&walk, args.n[1], &args.n[2], &args.n[8], &args.n[14]):
         return GS_OK
     row = walk.ndim - 1
     while True:

@@ -36,6 +36,8 @@ cdef inline vf fetch(const real* p, Py_ssize_t count, double pad) noexcept nogil
         return load(p)
     if count <= 0:
         return splat(pad)
+    if pad == 0.0:
+        return load_part(p, count)
     return select(less(load(gs_columns), splat(count)), load_part(p, count), splat(pad))
 
 
@@ -160,7 +162,7 @@ cdef int binary(gs_args* args) noexcept nogil:
     cdef real* y = <real*>args.p[4]
     cdef Py_ssize_t op = args.n[0]
     cdef Walk walk
-    if not start(&walk, args.n[1], &args.n[2], &args.n[8], &args.n[14]):
+    if not start_walk(&walk, args.n[1], &args.n[2], &args.n[8], &args.n[14]):
         return GS_OK
     if op == GS_BIN_ADD:
         binary_rows(GS_BIN_ADD, a, b, y, &walk)
@@ -242,26 +244,42 @@ cdef inline void reduce_rows(
         x += count
 
 
+cdef inline void add_rows(
+    int op, bint square, double neutral, const real* x, Py_ssize_t inner, Py_ssize_t width, Py_ssize_t count, vf* lanes
+) noexcept nogil:
+    """The next GS_BLOCK rows, of which `count` exist, each to a lane of its own."""
+    cdef Py_ssize_t i
+    for i in range(GS_BLOCK):
+        if i < count:
+            lanes[i] = fold(op, square, lanes[i], fetch(x + i * inner, width, neutral))
+
+
 cdef inline void reduce_columns(
     int op, bint square, double neutral, gs_args* args, const real* x, real* y, Py_ssize_t count
 ) noexcept nogil:
     """Any other axis: a vector of neighbouring results at a time, each with the same lanes as the last axis has."""
     cdef vf lanes[16]
-    cdef Py_ssize_t outer, inner = args.n[2], column, half, i
+    cdef Py_ssize_t outer, inner = args.n[2], column, width, k, i
     for outer in range(args.n[0]):
         column = 0
         while column < inner:
+            width = inner - column
             for i in range(GS_BLOCK):
                 lanes[i] = splat(neutral)
-            for i in range(count):
-                lanes[i % GS_BLOCK] = fold(
-                    op, square, lanes[i % GS_BLOCK], fetch(x + i * inner + column, inner - column, neutral))
-            half = GS_BLOCK // 2
-            while half > 0:
-                for i in range(half):
-                    lanes[i] = combine(op, lanes[i], lanes[i + half])
-                half //= 2
-            put(y + column, finish(args.n[3], lanes[0], count), inner - column)
+            k = 0
+            while k + GS_BLOCK <= count and width >= GS_LANES:
+                add_rows(op, square, neutral, x + k * inner + column, inner, GS_LANES, GS_BLOCK, lanes)
+                k += GS_BLOCK
+            while k < count:
+                add_rows(op, square, neutral, x + k * inner + column, inner, width, count - k, lanes)
+                k += GS_BLOCK
+            for i in range(8):
+                lanes[i] = combine(op, lanes[i], lanes[i + 8])
+            for i in range(4):
+                lanes[i] = combine(op, lanes[i], lanes[i + 4])
+            for i in range(2):
+                lanes[i] = combine(op, lanes[i], lanes[i + 2])
+            put(y + column, finish(args.n[3], combine(op, lanes[0], lanes[1]), count), width)
             column += GS_LANES
         x += count * inner
         y += inner
@@ -437,7 +455,7 @@ cdef struct Factors:
     bint resume                  # y holds the sum of the passes before
 
 
-cdef inline void tile(
+cdef inline void product_tile(
     int rows, int vectors, Factors* f, Py_ssize_t row, Py_ssize_t column, Py_ssize_t count
 ) noexcept nogil:
     """`rows` by `vectors` results in registers, one accumulator each, k ascending; `count` columns of them exist."""
@@ -467,25 +485,25 @@ cdef inline void tile(
             put(y + r * f.y_row + v * GS_LANES, total[4 * r + v], count - v * GS_LANES)
 
 
-cdef inline void tiles_of_rows(int rows, Factors* f, Py_ssize_t row, Py_ssize_t columns) noexcept nogil:
+cdef inline void product_rows(int rows, Factors* f, Py_ssize_t row, Py_ssize_t columns) noexcept nogil:
     cdef Py_ssize_t column = 0
     while columns - column >= GS_TILE * GS_LANES:
-        tile(rows, GS_TILE, f, row, column, GS_TILE * GS_LANES)
+        product_tile(rows, GS_TILE, f, row, column, GS_TILE * GS_LANES)
         column += GS_TILE * GS_LANES
     while columns - column >= GS_LANES:
-        tile(rows, 1, f, row, column, GS_LANES)
+        product_tile(rows, 1, f, row, column, GS_LANES)
         column += GS_LANES
     if column < columns:
-        tile(rows, 1, f, row, column, columns - column)
+        product_tile(rows, 1, f, row, column, columns - column)
 
 
 cdef void multiply(Factors* f, Py_ssize_t rows, Py_ssize_t columns) noexcept nogil:
     cdef Py_ssize_t row = 0
     while rows - row >= 4:
-        tiles_of_rows(4, f, row, columns)
+        product_rows(4, f, row, columns)
         row += 4
     while row < rows:
-        tiles_of_rows(1, f, row, columns)
+        product_rows(1, f, row, columns)
         row += 1
 
 

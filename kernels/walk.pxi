@@ -13,7 +13,7 @@ cdef struct Walk:
     Py_ssize_t at_second
 
 
-cdef inline bint start(
+cdef inline bint start_walk(
     Walk *walk, Py_ssize_t ndim, const Py_ssize_t *shape, const Py_ssize_t *first, const Py_ssize_t *second
 ) noexcept nogil:
     """Drop dimensions of one element and merge those that either array sees as one; False if there is nothing to do.
