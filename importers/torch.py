@@ -58,7 +58,9 @@ _STORAGES = {
 }
 #: Under these names people keep the weights of a checkpoint.
 _WEIGHTS = ("state_dict", "model_state_dict", "model_state", "model", "net", "network", "weights", "params")
-_NOT_WEIGHTS = re.compile(r"optim|sched|scaler|callbacks|loops|rng|_extra_state$", re.IGNORECASE)
+_NOT_WEIGHTS = re.compile(
+    r"optimi[sz]er|(?:^|_)optim(?:$|_)|schedul|scaler|callbacks|loops|(?:^|_)rng|_extra_state$", re.IGNORECASE
+)
 _LEGACY = b"\x80\x02\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19."
 _SAVE = "torch.save(model.state_dict(), 'weights.pt')"
 

