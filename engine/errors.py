@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
-__all__ = ["GatestepError", "MissingExtraError", "ModelFormatError", "ShapeError", "StateError", "UnsupportedModelError"]
+__all__ = [
+    "GatestepError",
+    "MissingExtraError",
+    "ModelFormatError",
+    "ShapeError",
+    "StateError",
+    "UnsupportedModelError",
+]
 
 
 class GatestepError(Exception):

@@ -6,8 +6,8 @@ semantics of the newest ONNX operator set, in *one* form each, so that nothing b
 * What newer operator sets take as inputs is an input: ``Squeeze(x, axes)``, ``Unsqueeze(x, axes)``,
   ``Reshape(x, shape)``, ``Slice(x, starts, ends, axes, steps)``, ``Split(x, split)``, ``Clip(x, min, max)``,
   ``Expand(x, shape)``, ``ReduceMean(x, axes)`` and the like. Missing optional inputs are ``""``.
-* Attributes are plain Python values, always all present with the operator's defaults filled in; ``Cast`` has ``to`` as a
-  ``numpy.dtype``; ``ConstantOfShape`` has ``value``, an array of one element.
+* Attributes are plain Python values, always all present with the operator's defaults filled in; ``Cast`` has ``to`` as
+  a ``numpy.dtype``; ``ConstantOfShape`` has ``value``, an array of one element.
 * ``Softmax`` and ``LogSoftmax`` have ``axis`` and ``trailing``; ``trailing=True`` (operator sets before 13) normalises
   over all axes from ``axis`` on.
 * ``Constant``, ``Dropout`` (inference) and ``Identity`` do not occur: they are values, not operators.
@@ -23,14 +23,14 @@ w           ``(D, G*H, I)``    G gates, in the order of attribute ``gates``
 r           ``(D, G*H, P)``    P = H without projection
 b           ``(D, 2*G*H)``     input biases, then recurrent biases
 lengths     ``(B,)`` int32
-p           ``(D, 3*H)``       peepholes i, o, f
+p           ``(D, 3*H)``       peepholes i, o, f (ONNX's order)
 projection  ``(D, P, H)``      h = projection @ (o * act(c))
 =========== =================  =====================================================
 
-with attributes ``hidden_size`` int; ``direction`` ``"forward" | "reverse" | "bidirectional"``; ``gates``, a string such as
-``"iofc"`` (ONNX), ``"ifco"`` (Keras and PyTorch: c is PyTorch's g) for LSTM, ``"zrh"`` (ONNX) or ``"rzh"`` (PyTorch; h is
-its n) for GRU, ``"h"`` for RNN; ``activations``, a tuple of ``(name, alpha, beta)`` with ONNX names and defaults filled in,
-f, g, h per direction one after the other; ``clip`` float or None; LSTM: ``coupled`` ``"" | "f=1-i" | "i=1-f"``; GRU:
+with attributes ``hidden_size`` int; ``direction`` ``"forward" | "reverse" | "bidirectional"``; ``gates``, a string such
+as ``"iofc"`` (ONNX), ``"ifco"`` (Keras and PyTorch: c is PyTorch's g) for LSTM, ``"zrh"`` (ONNX) or ``"rzh"`` (PyTorch: h
+is its n) for GRU, ``"h"`` for RNN; ``activations``, a tuple of ``(name, alpha, beta)`` with ONNX names and defaults filled
+in, f, g, h per direction one after the other; ``clip`` float or None; LSTM: ``coupled`` ``"" | "f=1-i" | "i=1-f"``; GRU:
 ``linear_before_reset`` bool.
 """
 
@@ -111,7 +111,13 @@ class Graph:
         return f"\0{hint}{self._fresh}"
 
     def input(
-        self, name: str, shape: Sequence[Dim] | None, dtype: Any, *, optional: bool = False, default: np.ndarray | None = None
+        self,
+        name: str,
+        shape: Sequence[Dim] | None,
+        dtype: Any,
+        *,
+        optional: bool = False,
+        default: np.ndarray | None = None,
     ) -> str:
         """Declare a model input; `optional` without a `default` means zeros."""
         self.inputs.append(Port(name, None if shape is None else tuple(shape), np.dtype(dtype), optional))

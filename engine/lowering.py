@@ -51,8 +51,8 @@ class Mixing(NamedTuple):
 class Instruction:
     """One kernel call.
 
-    `p` maps slots to views; `weights` is packed into slot 1 when the program is finished; `result` is the value it makes,
-    while a later operator may still be fused into it.
+    `p` maps slots to views; `weights` is packed into slot 1 when the program is finished; `result` is the value it
+    makes, while a later operator may still be fused into it.
     """
 
     kernel: str
@@ -279,9 +279,7 @@ class Lowering:
             return b if a is None else a
         if isinstance(a, Merged) or isinstance(b, Merged):
             if isinstance(a, Merged) and isinstance(b, Merged) and [s for _, s in a.parts] == [s for _, s in b.parts]:
-                return Merged(
-                    tuple((self.unify(s, t), n) for (s, n), (t, _) in zip(a.parts, b.parts, strict=True))
-                )
+                return Merged(tuple((self.unify(s, t), n) for (s, n), (t, _) in zip(a.parts, b.parts, strict=True)))
             return a
         if a in (TIME, BATCH):
             a, b = b, a

@@ -196,10 +196,12 @@ class Model:
             features = len(axes.order(len(port.shape))) - (1 if axes.time is None else 2)
             shape = np.shape(value)
             if len(shape) == features + 2:
-                return shape[1]
+                return int(shape[1])
             if len(shape) == features + 1:
                 return None
-            raise ShapeError(f"frames {port.name!r} has shape {shape}, expected {features + 1} axes, or with a batch {features + 2}")
+            raise ShapeError(
+                f"frames {port.name!r} has shape {shape}, expected {features + 1} axes, or with a batch {features + 2}"
+            )
         return None
 
     @staticmethod
@@ -277,7 +279,7 @@ class Model:
         if unknown or missing:
             raise ShapeError(
                 f"{self.source}: inputs are {[p.name for p in self.inputs]}; "
-                + "; ".join(f"{what} {sorted(names)}" for what, names in (("missing", missing), ("unknown", unknown)) if names)
+                + "; ".join(f"{what} {sorted(n)}" for what, n in (("missing", missing), ("unknown", unknown)) if n)
             )
         arrays: dict[str, np.ndarray] = {}
         symbols: dict[str, int] = {}
@@ -304,7 +306,8 @@ class Model:
     def _key(self, arrays: Mapping[str, np.ndarray]) -> Any:
         """What a program for whole calls depends on: shapes, and the values that it is built around."""
         return tuple(
-            (name, a.shape, hashlib.sha256(a).digest() if name in self._bound else None) for name, a in arrays.items()
+            (name, a.shape, hashlib.sha256(a.data).digest() if name in self._bound else None)
+            for name, a in arrays.items()
         )
 
     def _compile(self, arrays: Mapping[str, np.ndarray]) -> _Call:
@@ -354,7 +357,8 @@ class Model:
         return summary(self)
 
     def __repr__(self) -> str:
-        return f"<Model {self.source}: {', '.join(p.name for p in self.inputs)} -> {', '.join(p.name for p in self.outputs)}>"
+        ins, outs = (", ".join(p.name for p in ports) for ports in (self.inputs, self.outputs))
+        return f"<Model {self.source}: {ins} -> {outs}>"
 
 
 class _Call:

@@ -45,9 +45,10 @@ class Plan:
         self._programs: dict[int, Program] = {}
         layout, graph = model.layout, model.graph
         self.chunk_sizes = [n for n in CHUNKS if layout.chunked and n * rows <= max(MOST_ROWS, 8 * rows)]
-        names = layout.state_names()
-        self.inputs: list[Port] = [p for p in graph.inputs if p.name not in names and graph.defaults.get(p.name) is None]
-        self.outputs: list[Port] = [p for p in graph.outputs if p.name not in names]
+        self.inputs: list[Port] = [
+            p for p in graph.inputs if p.name in layout.axes and graph.defaults.get(p.name) is None
+        ]
+        self.outputs: list[Port] = [p for p in graph.outputs if p.name in layout.axes]
         ctx, buffers, carried = self._lower(1)
         self._shapes = {name: value.shape for name, value in ctx.values.items()}
         sizes = {b.name: b.nbytes for b in self._state_buffers(ctx, carried)}
@@ -160,7 +161,8 @@ class Plan:
 
     def port_dtype(self, name: str) -> np.dtype[Any]:
         """The dtype in which a state is shown."""
-        return self.model.dtypes.get(name, self.real)
+        dtype: np.dtype[Any] = self.model.dtypes.get(name, self.real)
+        return dtype
 
     def failure(self, call: int, frame: int) -> ShapeError:
         """The error for call number `call` of a program, which refused what it read."""

@@ -12,6 +12,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
@@ -104,7 +105,7 @@ class _Tracer:
         if not traced:
             return
         op = OPS[node.op]
-        inputs = [self.numbers.get(name, self.ctx.values.get(name) if name else None) for name in node.inputs]
+        inputs: list[Any] = [self.numbers.get(name, self.ctx.values.get(name)) for name in node.inputs]
         whole = traced[0] == node.inputs[0] and (node.op != "Concat" or len(traced) == len(node.inputs))
         if not op.moves or not whole or any(isinstance(value, View) for value in inputs):
             for name in traced:
@@ -170,7 +171,7 @@ def trace(graph: Graph, ctx: Lowering, outputs: Iterable[str]) -> Traced:
 
 
 #: Words that say "before" or "after" and nothing of which state it is.
-BESIDE_THE_POINT = {"in", "out", "input", "output", "new", "next", "prev", "previous", "old", "init", "initial", "n", "o", "i"}
+BESIDE_THE_POINT = frozenset("in out input output new next prev previous old init initial n o i".split())
 
 
 def stem(name: str) -> str:

@@ -18,7 +18,7 @@ from .graph import Graph, Node
 from .lowering import BATCH, TIME, Lowering, Mixing, NeedsValue
 from .ops.plumbing import cast
 from .states import Slot, pair_by_name, trace
-from .values import Buffer, Merged, Tag, View, c_strides
+from .values import Buffer, Merged, Tag, Value, View, c_strides
 
 __all__ = ["Axes", "Layout", "analyse", "arranged", "frame_view", "lowered", "place_shapes", "port_shapes"]
 
@@ -55,7 +55,8 @@ class Layout:
     Attributes
     ----------
     axes : dict
-        For every input and output that is not a state.
+        For every input and output that a frame has: those that are not states. Where every output is a state, a frame
+        shows them all the same.
     timed : bool
         The file has a time axis that can have any length; otherwise one call is one frame.
     chunked : bool
@@ -70,6 +71,8 @@ class Layout:
         The recurrent operators' states that those inputs set.
     finals : tuple of str
         Outputs that only show final states, and are states of the stream for that.
+    lengths : frozenset of str
+        Inputs that only say where recordings end. A stream ends when its caller stops, so a frame does without.
     blocker : GatestepError or None
         Why it does not stream.
     state_batch : dict
@@ -86,19 +89,22 @@ class Layout:
     states: dict[str, str | None] = field(default_factory=dict)
     owned: frozenset[Slot] = frozenset()
     finals: tuple[str, ...] = ()
+    lengths: frozenset[str] = frozenset()
     blocker: GatestepError | None = None
     state_batch: dict[str, tuple[int, ...]] = field(default_factory=dict)
     batch_blocker: str = ""
 
     def wanted(self, graph: Graph) -> list[str]:
-        """Outputs that a step computes."""
-        states = self.state_names()
-        return [p.name for p in graph.outputs if p.name not in states] + list(self.carried.values())
+        """Values that a step computes."""
+        return [p.name for p in graph.outputs if p.name in self.axes] + list(self.carried.values())
 
-    def state_names(self) -> set[str]:
-        """Ports that are states."""
-        outs = {out for out in self.states.values() if out}
-        return {*self.carried, *self.carried.values(), *self.states, *outs, *self.finals}
+    def states_in(self) -> set[str]:
+        """Inputs that are states."""
+        return {*self.carried, *self.states}
+
+    def states_out(self) -> set[str]:
+        """Outputs that are states."""
+        return {*self.carried.values(), *(out for out in self.states.values() if out), *self.finals}
 
 
 def port_shapes(graph: Graph, fixed: Mapping[tuple[str, int], int]) -> dict[str, tuple[int, ...]]:
@@ -204,12 +210,14 @@ def analyse(graph: Graph, real: np.dtype[Any], states: Mapping[str, str] | None 
         batch |= {p.name: 0 for p in graph.inputs if p.shape and not isinstance(p.shape[0], int) and time[p.name] != 0}
     lengths = {ports[name].shape[axis] for name, axis in time.items() if axis is not None}  # type: ignore[index]
     ctx, layout.timed, layout.free_batch = freed(graph, real, ctx, time, batch)
+    layout.lengths = only_lengths(graph)
     found_states(graph, ctx, states or {}, layout)
     assign_axes(graph, ctx, time, batch, layout)
     shapes = {p.name: ctx.values[p.name].shape for p in graph.inputs}
     for p in graph.inputs:
-        if p.name in layout.state_names() and batch.get(p.name) is not None:
-            layout.state_batch[p.name] = (batch[p.name],)  # type: ignore[assignment]
+        axis = batch.get(p.name)
+        if p.name in layout.states_in() and axis is not None:
+            layout.state_batch[p.name] = (axis,)
     ctx = walk(graph, real, shapes, layout.wanted(graph))  # now without what only hands states on
     layout.blocker = blocker(graph, ctx, layout, lengths)
     crossing = next((m for m in ctx.mixings if is_in(ctx.root(m.tag), BATCH)), None)
@@ -296,24 +304,40 @@ def found_states(graph: Graph, ctx: Lowering, given: Mapping[str, str], layout: 
         for name in traced.outputs
         if name not in shown | taken and not layout.owned & traced.covered(traced.outputs[name])
     ]
-    if len(outs - shown - set(layout.carried.values()) - set(finals)) > 0:
+    if outs - layout.states_out() - set(finals):
         layout.finals = tuple(finals)
-    left_in = {p.name: ctx.values[p.name] for p in graph.inputs if p.name not in layout.state_names()}
-    left_out = {p.name: ctx.values[p.name] for p in graph.outputs if p.name not in layout.state_names()}
+    left_in = {p.name: ctx.values[p.name] for p in graph.inputs if p.name not in layout.states_in()}
+    left_out = {p.name: ctx.values[p.name] for p in graph.outputs if p.name not in layout.states_out()}
     if len(left_in) > 1 and len(left_out) > 1:
-        named = pair_by_name(
-            {n: v.shape for n, v in left_in.items() if axis_of(ctx, tags_of(ctx, n), TIME) is None and v.dtype == ctx.real},
-            {n: v.shape for n, v in left_out.items() if axis_of(ctx, tags_of(ctx, n), TIME) is None and v.dtype == ctx.real},
-        )
-        layout.carried |= named
+        layout.carried |= pair_by_name(untimed(ctx, left_in), untimed(ctx, left_out))
+
+
+def untimed(ctx: Lowering, values: Mapping[str, Value]) -> dict[str, tuple[int, ...]]:
+    """Shapes of the floating values that have no time axis."""
+    return {
+        name: value.shape
+        for name, value in values.items()
+        if value.dtype == ctx.real and axis_of(ctx, tags_of(ctx, name), TIME) is None
+    }
+
+
+def only_lengths(graph: Graph) -> frozenset[str]:
+    """Inputs that are sequence lengths of recurrent operators and nothing else."""
+    uses = [(name, k, node.op) for node in graph.nodes for k, name in enumerate(node.inputs)]
+    lengths = {name for name, k, op in uses if k == 4 and op in ("LSTM", "GRU", "RNN")}
+    other = {name for name, k, op in uses if not (k == 4 and op in ("LSTM", "GRU", "RNN"))}
+    return frozenset(p.name for p in graph.inputs if p.name in lengths - other)
 
 
 def assign_axes(
     graph: Graph, ctx: Lowering, time: Mapping[str, int | None], batch: Mapping[str, int | None], layout: Layout
 ) -> None:
     """Decide the frame of every port that is not a state."""
+    states = layout.states_in() | layout.lengths
+    if not layout.states_out().issuperset(p.name for p in graph.outputs):
+        states |= layout.states_out()
     for port in [*graph.inputs, *graph.outputs]:
-        if port.name in layout.state_names():
+        if port.name in states:
             continue
         value = ctx.values[port.name]
         tags = tags_of(ctx, port.name)
@@ -369,12 +393,11 @@ def blocker(graph: Graph, ctx: Lowering, layout: Layout, lengths: set[Any]) -> G
                 hint="Export it with a dynamic time axis, or with its states as inputs and outputs",
             )
     for port in graph.inputs:
-        if port.name in layout.state_names() or port.optional:
+        if port.name not in layout.axes or port.optional:
             continue
         axes = layout.axes[port.name]
-        free = [
-            dim for k, dim in enumerate(port.shape or ()) if not isinstance(dim, int) and k not in (axes.time, axes.batch)
-        ]
+        shape = port.shape or ()
+        free = [d for k, d in enumerate(shape) if not isinstance(d, int) and k not in (axes.time, axes.batch)]
         if free:
             return UnsupportedModelError(
                 f"does not stream: dimension {free[0]!r} of input {port.name!r} is free, and is neither time nor batch",
@@ -440,12 +463,14 @@ def lowered(
         count = int(np.prod(shape))
         if port.name in layout.carried:
             view = View.whole(Buffer("state", real, count, name=port.name), shape)
-            carried[port.name] = ctx.values[port.name] = view  # type: ignore[assignment]
+            carried[port.name] = ctx.values[port.name] = view
         elif port.name in layout.states:
             # Slots of the operators replace it; what it is traced through still needs its shape.
             ctx.values[port.name] = View.whole(Buffer("temp", real, count, name=port.name), shape)
         elif default is not None:
             ctx.values[port.name] = default
+        elif port.name in layout.lengths:
+            ctx.values[port.name] = View.whole(Buffer("temp", port.dtype, count, name=port.name), shape)
         else:
             buffer = Buffer("input", dtypes[port.name], count, name=port.name)
             inputs.append(buffer)

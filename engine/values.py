@@ -124,9 +124,7 @@ def collapse(shape: tuple[int, ...], *strides: tuple[int, ...]) -> tuple[tuple[i
     return tuple(out_shape), [tuple(o) for o in out]
 
 
-def reshape_strides(
-    shape: tuple[int, ...], strides: tuple[int, ...], new: tuple[int, ...]
-) -> tuple[int, ...] | None:
+def reshape_strides(shape: tuple[int, ...], strides: tuple[int, ...], new: tuple[int, ...]) -> tuple[int, ...] | None:
     """Strides that show the same elements, in the same order, as shape `new`; None where that takes a copy."""
     if math.prod(shape) == 0:
         return c_strides(new)

@@ -190,7 +190,7 @@ def add_to_layer(ctx: Lowering, node: Node, x: Value, bias: Value) -> View | Non
 
 
 def linear(ctx: Lowering, node: Node, x: View, w: Array, bias: Array | None, key: tuple[object, ...]) -> View:
-    """y = x @ w + bias over the last axis of `x`; w is (K, N), known."""
+    """Y = x @ w + bias over the last axis of `x`; w is (K, N), known."""
     k, n = w.shape
     if x.shape[-1] != k:
         raise ValueError(f"{x.shape} cannot be multiplied by {w.shape}")
@@ -215,7 +215,7 @@ def linear(ctx: Lowering, node: Node, x: View, w: Array, bias: Array | None, key
 
 
 def matmul(ctx: Lowering, node: Node, a: Value, b: Value) -> View:
-    """y = a @ b with NumPy's broadcasting, both at run time."""
+    """Y = a @ b with NumPy's broadcasting, both at run time."""
     va, vb = ctx.real_view(node, a), ctx.real_view(node, b)
     ones = va.ndim == 1, vb.ndim == 1
     if ones[0]:
@@ -242,8 +242,8 @@ def matmul(ctx: Lowering, node: Node, a: Value, b: Value) -> View:
         {0: va, 1: vb, 4: y},
         [batch, m, k, n, sa[0] if sa else 0, sb[0] if sb else 0, *va.strides[-2:], *vb.strides[-2:]],
     )
-    keep = [axis for axis in range(y.ndim) if not (ones[0] and axis == y.ndim - 2) and not (ones[1] and axis == y.ndim - 1)]
-    return permuted(y, keep)
+    gone = {y.ndim - 2 + side for side in (0, 1) if ones[side]}
+    return permuted(y, [axis for axis in range(y.ndim) if axis not in gone])
 
 
 @register("MatMul")

@@ -16,7 +16,9 @@ if TYPE_CHECKING:
     from ..lowering import Lowering
 
 #: Codes of `cast` for the element types that run-time values can have.
-CAST_CODES = {"bool": 0, "uint8": 1, "int8": 2, "int16": 3, "int32": 4, "int64": 5, "float16": 6, "float32": 7, "float64": 8}
+CAST_CODES = {
+    name: code for code, name in enumerate("bool uint8 int8 int16 int32 int64 float16 float32 float64".split())
+}
 
 
 def axes_of(values: Array, ndim: int) -> tuple[int, ...]:
@@ -458,9 +460,7 @@ class Expand(Op):
 def broadcast(view: View, shape: tuple[int, ...]) -> View:
     """`view` seen under a larger shape, with stride 0 along the new axes."""
     new = len(shape) - view.ndim
-    strides = tuple(
-        s if n == m else 0 for n, m, s in zip(view.shape, shape[new:], view.strides, strict=True)
-    )
+    strides = tuple(s if n == m else 0 for n, m, s in zip(view.shape, shape[new:], view.strides, strict=True))
     tags = tuple(t if n == m else None for n, m, t in zip(view.shape, shape[new:], view.tags, strict=True))
     return view.with_(shape=shape, strides=(0,) * new + strides, tags=(None,) * new + tags)
 

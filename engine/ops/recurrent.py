@@ -40,11 +40,11 @@ def checked(node: Node, inputs: list[Any]) -> dict[str, Any]:
     Returns
     -------
     dict
-        x, w ``(D, G*H, I)``, r ``(D, G*H, P)``, b ``(D, 2, G*H)`` or None, lengths, h0, c0, p ``(D, 3, H)`` in the order i f o or None,
-        projection ``(D, P, H)`` or None; and the sizes I, H, P, D.
+        x, w ``(D, G*H, I)``, r ``(D, G*H, P)``, b ``(D, 2, G*H)`` or None, lengths, h0, c0, p ``(D, 3, H)`` in the
+        order i f o or None, projection ``(D, P, H)`` or None; and the sizes I, H, P, D.
     """
     names = ["x", "w", "r", "b", "lengths", "h0", "c0", "p", "projection"]
-    have = dict.fromkeys(names) | dict(zip(names, inputs, strict=False))
+    have: dict[str, Any] = dict.fromkeys(names) | dict(zip(names, inputs, strict=False))
     hidden, gates = node.attrs["hidden_size"], node.attrs["gates"]
     d, g = len(directions(node)), len(gates)
     w, r = have["w"], have["r"]
@@ -100,7 +100,7 @@ class Recurrent(Op):
         lengths = have["lengths"]
         if lengths is not None and ((lengths < 0) | (lengths > have["x"].shape[0])).any():
             raise ShapeError(f"{node.label}: lengths {lengths.tolist()} outside 0..{have['x'].shape[0]}")
-        results = []
+        results: list[tuple[Array, ...]] = []
         for d, reverse in enumerate(directions(node)):
             bias = [None, None] if have["b"] is None else list(have["b"][d])
             options: dict[str, Any] = {
@@ -123,9 +123,7 @@ class Recurrent(Op):
                     )
                 )
             elif node.op == "GRU":
-                results.append(
-                    reference.gru(*args, linear_before_reset=node.attrs["linear_before_reset"], **options)
-                )
+                results.append(reference.gru(*args, linear_before_reset=node.attrs["linear_before_reset"], **options))
             else:
                 results.append(reference.rnn(*args, **options))
         y, *states = zip(*results, strict=True)
@@ -138,13 +136,17 @@ class Recurrent(Op):
         if have["I"] > 1 and x.strides[2] != 1:
             x = ctx.dense(node, x)
         time, batch = ctx.unify(x.tags[0], "time"), ctx.unify(x.tags[1], "batch")
+        if isinstance(have["lengths"], View):
+            ctx.unify(have["lengths"].tags[0], batch)
         if any(ctx.used(name) for name in node.outputs[1:] if name):
             ctx.last(time, node)
         ctx.mix(x.tags[2], node, "takes the frames as features")
         t, b = x.shape[:2]
         i, h, p = have["I"], have["H"], have["P"]
         y = ctx.temp((t, have["D"], b, p), tags=(time, None, batch, None))
-        lengths = lengths_of(ctx, node, have["lengths"], time, t)
+        # A stream ends when its caller stops feeding it: lengths that the caller gives are those of whole recordings.
+        ends = ctx.carry and any(port.name == node.inputs[4] for port in ctx.graph.inputs if len(node.inputs) > 4)
+        lengths = None if ends else lengths_of(ctx, node, have["lengths"], time, t)
         states = {"h": p, "c": h} if node.op == "LSTM" else {"h": p}
         first = {s: initial(ctx, node, s, have[f"{s}0"], (have["D"], b, width), batch) for s, width in states.items()}
         # A slot is updated in place; any other state keeps its value beside the final one.
@@ -186,7 +188,7 @@ class Recurrent(Op):
                 node.op.lower(),
                 node,
                 slots,
-                [t, b, i, h, p, x.strides[0], x.strides[1], y.strides[0], p, reverse, 0, bool(general), *codes, variant],
+                [t, b, i, h, p, *x.strides[:2], y.strides[0], p, reverse, 0, bool(general), *codes, variant],
                 [math.inf if clip is None else clip, *parameters],
                 weights(node, d, have),
             )
@@ -216,9 +218,7 @@ def initial(ctx: Lowering, node: Node, state: str, value: Value | None, shape: t
     tags = (None, batch, None)
     if ctx.carry and ((node.key, state) in ctx.owned or not isinstance(value, View)):
         view = ctx.slot(node, state, shape, tags)
-        ctx.initial[node.key, state] = (
-            value if isinstance(value, np.ndarray) else np.zeros(shape, dtype=ctx.real)
-        )
+        ctx.initial[node.key, state] = value if isinstance(value, np.ndarray) else np.zeros(shape, dtype=ctx.real)
         return view
     if value is None:
         value = np.zeros(shape, dtype=ctx.real)
