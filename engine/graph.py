@@ -28,10 +28,10 @@ projection  ``(D, P, H)``      h = projection @ (o * act(c))
 =========== =================  =====================================================
 
 with attributes ``hidden_size`` int; ``direction`` ``"forward" | "reverse" | "bidirectional"``; ``gates``, a string such
-as ``"iofc"`` (ONNX), ``"ifco"`` (Keras and PyTorch: c is PyTorch's g) for LSTM, ``"zrh"`` (ONNX) or ``"rzh"`` (PyTorch: h
-is its n) for GRU, ``"h"`` for RNN; ``activations``, a tuple of ``(name, alpha, beta)`` with ONNX names and defaults filled
-in, f, g, h per direction one after the other; ``clip`` float or None; LSTM: ``coupled`` ``"" | "f=1-i" | "i=1-f"``; GRU:
-``linear_before_reset`` bool.
+as ``"iofc"`` (ONNX), ``"ifco"`` (Keras and PyTorch: c is PyTorch's g) for LSTM, ``"zrh"`` (ONNX) or ``"rzh"``
+(PyTorch: h is its n) for GRU, ``"h"`` for RNN; ``activations``, a tuple of ``(name, alpha, beta)`` with ONNX names and
+defaults filled in, f, g, h per direction one after the other; ``clip`` float or None; LSTM: ``coupled``
+``"" | "f=1-i" | "i=1-f"``; GRU: ``linear_before_reset`` bool.
 """
 
 from __future__ import annotations

@@ -76,7 +76,7 @@ class Layout:
     blocker : GatestepError or None
         Why it does not stream.
     state_batch : dict
-        For states that are inputs: their axes along the batch.
+        For states and lengths that are inputs: their axes along the batch.
     batch_blocker : str
         Why rows cannot be computed side by side.
     """
@@ -216,7 +216,7 @@ def analyse(graph: Graph, real: np.dtype[Any], states: Mapping[str, str] | None 
     shapes = {p.name: ctx.values[p.name].shape for p in graph.inputs}
     for p in graph.inputs:
         axis = batch.get(p.name)
-        if p.name in layout.states_in() and axis is not None:
+        if p.name in layout.states_in() | layout.lengths and axis is not None:
             layout.state_batch[p.name] = (axis,)
     ctx = walk(graph, real, shapes, layout.wanted(graph))  # now without what only hands states on
     layout.blocker = blocker(graph, ctx, layout, lengths)
