@@ -600,10 +600,11 @@ cdef void run_rows(int kind, Step* s, Py_ssize_t first, Py_ssize_t batch, Py_ssi
 
 cdef int run_sequence(int kind, gs_args* args) noexcept nogil:
     cdef Step s
-    cdef Py_ssize_t batch = args.n[1], row, time
+    cdef Py_ssize_t batch = args.n[1], row, time, length
     cdef const int32_t* lengths = <const int32_t*>args.p[10]
     set_sizes(&s, args, args.n[2], args.n[4], args.n[3])
     s.w = <const real*>args.p[1]
+    s.c = NULL
     s.x_stride, s.y_stride = args.n[6], args.n[8]
     s.activation = <int>args.n[12]
     s.alpha, s.beta = splat(<real>args.f[1]), splat(<real>args.f[2])
@@ -616,9 +617,15 @@ cdef int run_sequence(int kind, gs_args* args) noexcept nogil:
         run_rows(kind, &s, 0, batch, args.n[0])
         return GS_OK
     for row in range(batch):
-        run_rows(kind, &s, row, 1, lengths[row])
-        for time in range(lengths[row], args.n[0]):
+        length = min(max(<Py_ssize_t>lengths[row], 0), args.n[0])
+        run_rows(kind, &s, row, 1, length)
+        for time in range(length, args.n[0]):
             memset(<real*>args.p[4] + time * args.n[7] + row * args.n[8], 0, s.h_size * sizeof(real))
+        if length == 0 and args.n[0] > 0:
+            # A row without a single step has no last state: ONNX Runtime says 0, whatever it starts from.
+            memset(<real*>args.p[5] + row * s.h_size, 0, s.h_size * sizeof(real))
+            if s.c is not NULL:
+                memset(s.c, 0, s.size * sizeof(real))
     return GS_OK
 
 

@@ -4,7 +4,7 @@ One direction of one layer each, gates in our order (LSTM i f g o, GRU r z n); x
 operator specifications of RNN, GRU and LSTM (https://onnx.ai/onnx/operators/), whose attributes all have their place
 here; PyTorch's ``nn.LSTM``, ``nn.GRU`` and ``nn.RNN`` for the gate order and the projection (``proj_size``); TFLite's LSTM for the
 other coupling. Where the specification is silent, ONNX Runtime decides: ``clip`` holds the sums that go into f, g of a cell
-(peepholes included), and leaves the cell state on its way to h alone.
+(peepholes included), and leaves the cell state on its way to h alone; a row of length 0 ends with states of 0.
 """
 
 from __future__ import annotations
@@ -124,7 +124,8 @@ def _scan(
         awake = (t < awake_until)[:, None]
         states = tuple(np.where(awake, new, old) for new, old in zip(step(x[t], *states), states, strict=True))
         y[t] = np.where(awake, states[0], 0)
-    return y, states
+    stepped = (awake_until > 0)[:, None] | (steps == 0)
+    return y, tuple(np.where(stepped, state, 0) for state in states)
 
 
 def rnn(
