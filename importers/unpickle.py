@@ -19,8 +19,8 @@ from ..engine.errors import GatestepError, ModelFormatError, UnsupportedModelErr
 
 __all__ = ["Calls", "Global", "Inert", "unpickle"]
 
-#: A weight takes about 30 steps: room for sixty thousand of them.
-MAX_STEPS = 2_000_000
+#: A weight takes about 30 steps: room for thirty thousand of them.
+MAX_STEPS = 1_000_000
 MAX_LONG_BYTES = 1 << 12
 
 #: Nothing a trained model needs to name. They would not run here either; such a file is better not trusted at all.
@@ -51,6 +51,9 @@ class Inert:
 
     kind: str
 
+    def __str__(self) -> str:
+        return self.kind
+
 
 Calls = Mapping[str, Callable[[tuple[Any, ...]], object]]
 
@@ -79,7 +82,7 @@ def unpickle(data: bytes, *, source: str, calls: Calls, persistent: Callable[[ob
     Raises
     ------
     ModelFormatError
-        Not a pickle, cut short, or more than two million steps long.
+        Not a pickle, cut short, or more than a million steps long.
     UnsupportedModelError
         It names something of the operating system or the interpreter: an attack.
     """

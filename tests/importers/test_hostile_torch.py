@@ -17,8 +17,10 @@ import pytest
 from gatestep.engine.errors import GatestepError, ModelFormatError, UnsupportedModelError
 from gatestep.importers.torch import read_torch
 
+#: Of processor time, with every allocation traced, which takes several times as long.
 SECONDS = 10.0
-SPARE = 300 << 20
+#: Bytes, beyond three times the file.
+SPARE = 150 << 20
 
 
 class Code(bytes):
@@ -94,14 +96,14 @@ def archive(root: Any, *, compression: int = zipfile.ZIP_STORED, **entries: byte
 
 def refused(data: bytes, match: str | None = None, error: type[GatestepError] = GatestepError) -> None:
     tracemalloc.start()
-    start = time.perf_counter()
+    start = time.process_time()
     try:
         with pytest.raises(error, match=match):
             read_torch(data)
         peak = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
-    assert time.perf_counter() - start < SECONDS
+    assert time.process_time() - start < SECONDS
     assert peak < 3 * len(data) + SPARE
 
 
@@ -341,19 +343,19 @@ def test_malformed_pickles(program) -> None:
 
 
 def bombs() -> dict[str, bytes]:
-    deep = 200_000
+    deep = 100_000
     return {
         "memo index": b"\x80\x02Nr\xff\xff\xff\xff.",
         "deep lists": b"\x80\x02" + b"]" * deep + b"a" * (deep - 1) + b".",
         "deep tuples": b"\x80\x02)" + b"\x85" * deep + b".",
         "deep tuple as a key": b"\x80\x02})" + b"\x85" * deep + b"Ns.",
         "deep dictionaries": b"\x80\x02" + (b"}" + code("model")) * deep + b"N" + b"s" * deep + b".",
-        "marks": b"\x80\x02" + b"(" * 3_000_000,
+        "marks": b"\x80\x02" + b"(" * 1_500_000,
         "billion laughs": b"\x80\x02)" + b"2\x86" * 100 + b".",
         "billion laughs as a key": b"\x80\x02})" + b"2\x86" * 100 + b"Ns.",
         "billion laughs in a list": b"\x80\x02]" + b"2a" * 100 + b".",
-        "endless": b"\x80\x02" + b"N0" * 3_000_000 + b".",
-        "empty dictionaries": b"\x80\x02" + b"}" * 3_000_000,
+        "endless": b"\x80\x02" + b"N0" * 1_500_000 + b".",
+        "empty dictionaries": b"\x80\x02" + b"}" * 1_500_000,
         "a list in itself": b"\x80\x02]2a.",
         "a dictionary in itself": b"\x80\x02}q\x00" + code("model") + b"h\x00s.",
         "calls of calls": b"\x80\x02" + name("a", "b") + b")R" * 100_000 + b".",
