@@ -11,7 +11,7 @@ import numpy as np
 from ...kernels import pack, reference
 from ..graph import Node
 from ..values import Value, View, Weights, collapse
-from .plumbing import axes_of, broadcast, cast, permuted
+from .plumbing import axes_of, broadcast, cast, inverse, memory_order, permuted
 from .registry import Array, Op, register
 
 if TYPE_CHECKING:
@@ -69,10 +69,11 @@ def activate(ctx: Lowering, node: Node, x: View, name: str, alpha: float, beta: 
         return x
     if x.dtype != ctx.real and x.dtype == np.int64 and name in ("Neg", "Abs"):
         raise ctx.unsupported(node, "is not supported on integers that are not known at load")
-    source = ctx.dense(node, ctx.real_view(node, x))
+    perm = memory_order(x, x.ndim)
+    source = ctx.dense(node, permuted(ctx.real_view(node, x), perm))
     y = ctx.temp(source.shape, tags=source.tags)
     ctx.emit("unary", node, {0: source, 4: y}, [source.count, code], [alpha, beta])
-    return y
+    return permuted(y, inverse(perm))
 
 
 @register("Clip")
@@ -194,7 +195,8 @@ def linear(ctx: Lowering, node: Node, x: View, w: Array, bias: Array | None, key
     k, n = w.shape
     if x.shape[-1] != k:
         raise ValueError(f"{x.shape} cannot be multiplied by {w.shape}")
-    x = ctx.real_view(node, x)
+    perm = memory_order(x, x.ndim - 1)
+    x = permuted(ctx.real_view(node, x), perm)
     lead, (steps,) = collapse(x.shape[:-1], x.strides[:-1])
     if len(lead) > 1 or (k > 1 and x.strides[-1] != 1):
         x = ctx.dense(node, x)
@@ -211,7 +213,7 @@ def linear(ctx: Lowering, node: Node, x: View, w: Array, bias: Array | None, key
         Weights(key, pack.pack_linear, (w.T, bias)),
     )
     call.result = node.outputs[0]
-    return y
+    return permuted(y, inverse(perm))
 
 
 def matmul(ctx: Lowering, node: Node, a: Value, b: Value) -> View:
@@ -388,13 +390,14 @@ class Softmax(Op):
         over = list(range(axis, x.ndim)) if node.attrs["trailing"] else [axis]
         for k in over:
             ctx.mix(x.tags[k], node, "normalises over the frames")
-        perm = [k for k in range(x.ndim) if k not in over] + over
+        rest = sorted((k for k in range(x.ndim) if k not in over), key=lambda k: -x.strides[k])
+        perm = rest + over
         source = ctx.dense(node, permuted(ctx.real_view(node, x), perm))
         width = math.prod(x.shape[k] for k in over)
         y = ctx.temp(source.shape, tags=source.tags)
         rows = math.prod(source.shape[: x.ndim - len(over)])
         ctx.emit("softmax", node, {0: source, 4: y}, [rows, width, int(node.op == "LogSoftmax")])
-        return (permuted(y, [perm.index(k) for k in range(x.ndim)]),)
+        return (permuted(y, inverse(perm)),)
 
 
 @register("LayerNormalization")
@@ -421,7 +424,8 @@ class LayerNormalization(Op):
         (axis,) = axes_of(np.array(node.attrs["axis"]), x.ndim)
         for tag in x.tags[axis:]:
             ctx.mix(tag, node, "normalises over the frames")
-        source = ctx.dense(node, ctx.real_view(node, x))
+        perm = memory_order(x, axis)
+        source = ctx.dense(node, permuted(ctx.real_view(node, x), perm))
         inner = x.shape[axis:]
         p = {0: source, 4: ctx.temp(source.shape, tags=source.tags)}
         for slot, value in ((1, scale), (2, bias)):
@@ -430,4 +434,4 @@ class LayerNormalization(Op):
                 p[slot] = ctx.dense(node, wide)
         rows = math.prod(x.shape[:axis])
         ctx.emit("layernorm", node, p, [rows, math.prod(inner)], [node.attrs["epsilon"]])
-        return (p[4],)
+        return (permuted(p[4], inverse(perm)),)

@@ -41,6 +41,19 @@ def permuted(view: View, perm: Sequence[int]) -> View:
     )
 
 
+def memory_order(view: View, lead: int) -> list[int]:
+    """Axes in the order in which they lie in memory, for the first `lead` ones; the others stay behind them.
+
+    What treats those axes alike can walk them so, and need not copy what a transpose left behind.
+    """
+    return sorted(range(lead), key=lambda k: -view.strides[k]) + list(range(lead, view.ndim))
+
+
+def inverse(perm: Sequence[int]) -> list[int]:
+    """The permutation that undoes `perm`."""
+    return [perm.index(k) for k in range(len(perm))]
+
+
 @register("Transpose")
 class Transpose(Op):
     """y[i0, i1, ...] = x[...], axis k of y being axis perm[k] of x; perm () reverses."""
