@@ -54,7 +54,7 @@ def test_state_dict_of_a_module(module, tmp_path) -> None:
 
 @pytest.mark.parametrize(
     "dtype",
-    "float64 float32 float16 bfloat16 int64 int32 int16 int8 uint8 uint16 uint32 uint64 bool".split(),  # noqa: SIM905
+    "float64 float32 float16 bfloat16 int64 int32 int16 int8 uint8 uint16 uint32 uint64 bool".split(),
 )
 def test_dtypes(dtype) -> None:
     values = torch.tensor([[0, 1, 2], [3, 250, 7]]).to(getattr(torch, dtype))
