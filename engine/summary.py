@@ -33,7 +33,7 @@ def summary(model: Model) -> str:
     for node in graph.nodes:
         if node.op in ("LSTM", "GRU", "RNN"):
             extras = [node.attrs["direction"]] if node.attrs["direction"] != "forward" else []
-            weights = graph.constants.get(node.inputs[1])
+            weights = graph.constants.get(node.inputs[1], graph.defaults.get(node.inputs[1]))
             size = f"{weights.shape[2]} -> " if weights is not None else ""
             extras += [f"clip {node.attrs['clip']}"] if node.attrs["clip"] is not None else []
             extras += [node.attrs["coupled"]] if node.attrs.get("coupled") else []
@@ -42,7 +42,8 @@ def summary(model: Model) -> str:
             if node.op == "GRU" and not node.attrs["linear_before_reset"]:
                 extras.append("reset before the product")
             lines.append(f"  cell    {node.label} {size}{node.attrs['hidden_size']}{''.join(f', {e}' for e in extras)}")
-    parameters = sum(a.size for a in graph.constants.values() if a.dtype.kind == "f" and a.size > 1)
+    arrays = [*graph.constants.values(), *(a for a in graph.defaults.values() if a is not None)]
+    parameters = sum(a.size for a in arrays if a.dtype.kind == "f" and a.size > 1)
     packed = f"; {model.packed.nbytes:,} bytes packed" if model.packed.arrays else ""
     lines.append(f"  weights {parameters:,} parameters, {np.dtype(model.real).name}{packed}")
     lines += [f"  state   {line}" for line in state_lines(model)]
