@@ -267,12 +267,16 @@ cdef inline void reduce_columns(
             for i in range(GS_BLOCK):
                 lanes[i] = splat(neutral)
             k = 0
-            while k + GS_BLOCK <= count and width >= GS_LANES:
-                add_rows(op, square, neutral, x + k * inner + column, inner, GS_LANES, GS_BLOCK, lanes)
-                k += GS_BLOCK
-            while k < count:
-                add_rows(op, square, neutral, x + k * inner + column, inner, width, count - k, lanes)
-                k += GS_BLOCK
+            if width >= GS_LANES:
+                while k + GS_BLOCK <= count:
+                    add_rows(op, square, neutral, x + k * inner + column, inner, GS_LANES, GS_BLOCK, lanes)
+                    k += GS_BLOCK
+                if k < count:
+                    add_rows(op, square, neutral, x + k * inner + column, inner, GS_LANES, count - k, lanes)
+            else:
+                while k < count:
+                    add_rows(op, square, neutral, x + k * inner + column, inner, width, count - k, lanes)
+                    k += GS_BLOCK
             for i in range(8):
                 lanes[i] = combine(op, lanes[i], lanes[i + 8])
             for i in range(4):
