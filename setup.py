@@ -7,6 +7,7 @@ chosen one ever executes an instruction the machine lacks. Products and sums fus
 
 from __future__ import annotations
 
+import os
 import platform
 from glob import glob
 
@@ -14,7 +15,15 @@ import numpy
 from Cython.Build import cythonize
 from setuptools import Extension, setup
 
-COMMON = ["-O3", "-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math", "-Wno-psabi", "-fvisibility=hidden"]
+COMMON = [
+    "-O3",
+    "-g0",
+    "-ffp-contract=off",
+    "-fno-math-errno",
+    "-fno-trapping-math",
+    "-fvisibility=hidden",
+    "-Wno-psabi",
+]
 ISAS: dict[str, list[str]] = {"baseline": []}
 if platform.machine().lower() in ("x86_64", "amd64"):
     ISAS["avx2"] = ["-mavx2", "-mfma", "-mf16c"]
@@ -48,8 +57,9 @@ extensions = [
 ]
 extensions.append(extension("kernels._cpu", "kernels/_cpu.pyx", [], {}))
 extensions.append(extension("kernels._plumbing", "kernels/_plumbing.pyx", [], {}))
-extensions.append(
-    extension("engine._machine", "engine/_machine.pyx", [], {"GS_VECTOR_BYTES": "16", "GS_DOUBLE": "0"})
-)
+extensions.append(extension("engine._machine", "engine/_machine.pyx", [], {"GS_VECTOR_BYTES": "16", "GS_DOUBLE": "0"}))
 
-setup(ext_modules=cythonize(extensions, language_level=3, nthreads=2, show_all_warnings=False))
+setup(
+    ext_modules=cythonize(extensions, language_level=3, nthreads=2, show_all_warnings=False),
+    options={"build_ext": {"parallel": os.cpu_count()}},
+)
