@@ -17,7 +17,8 @@
  *   n[0] T  n[1] B  n[2] I  n[3] H  n[4] P  n[5] n[6] x strides  n[7] n[8] y strides
  *   n[9] reverse: 1 = time runs from the last step to the first (with lengths: from length-1 to 0)
  *   n[10] zigzag parity, owned by the kernel: which end of the block list the next step starts from
- *   n[11] general: 0 = standard activations, no clip, no peephole, no coupling (the fast path); 1 = anything else
+ *   n[11] general: 0 = standard activations, no clip, peephole, coupling, projection or early reset (the fast path);
+ *         1 = anything else
  *   n[12] n[13] n[14] activations f, g, h (GS_ACT_*)   lstm: f g h; gru: f g; rnn: f
  *   n[15] lstm coupling: 0 none, 1 f = 1 - i (ONNX), 2 i = 1 - f (TFLite);  gru: 1 = reset before the product
  *   f[0] clip of pre-activations (+inf: none)   f[1] f[2] alpha, beta of f   f[3] f[4] of g   f[5] f[6] of h

@@ -166,7 +166,7 @@ class Recurrent(Op):
                 variant = int(not node.attrs["linear_before_reset"])
             names = tuple(name for name, _, _ in acts)
             plain = names == STANDARD[node.op] or (node.op == "RNN" and names == ("Relu",))
-            general = not plain or clip is not None or have["p"] is not None or variant
+            general = not plain or clip is not None or have["p"] is not None or have["projection"] is not None or variant
             slots = {
                 0: x,
                 2: direction(first["h"], d),

@@ -24,7 +24,7 @@ from gatestep.engine.errors import (
     StateError,
     UnsupportedModelError,
 )
-from gatestep.engine.graph import Port
+from gatestep.engine.graph import Graph, Port
 from gatestep.engine.model import Model
 from gatestep.engine.stream import Snapshot, Stream
 
@@ -54,6 +54,7 @@ def load(
     source: str | os.PathLike[str] | bytes | onnx.ModelProto | Mapping[str, Any],
     *,
     spec: nn.Spec | None = None,
+    state_dict: str | None = None,
     inputs: Sequence[str] | None = None,
     outputs: Sequence[str] | None = None,
     states: Mapping[str, str] | None = None,
@@ -69,6 +70,8 @@ def load(
         running anything in the file), `.npz`. Told apart by content, not by name.
     spec : gatestep.nn.Spec, optional
         What the weights of a bare weight file belong to. A single LSTM, GRU or RNN needs none.
+    state_dict : str, optional
+        Where in a PyTorch checkpoint the weights are, if there are several: ``"model"``, ``"ema.module"``.
     inputs, outputs : sequence of str, optional
         Names of values of an ONNX graph: load only the part between them.
     states : mapping of str to str, optional
@@ -100,11 +103,17 @@ def load(
         raise ValueError(f"dtype={dtype!r} is not float32 or float64")
     if backend not in ("auto", "cython", "numba"):
         raise ValueError(f"backend={backend!r} is not 'auto', 'cython' or 'numba'")
-    graph = _read(source, spec, inputs, outputs)
+    graph = _read(source, spec, state_dict, inputs, outputs)
     return Model(graph, states=states, backend="cython" if backend == "auto" else backend, dtype=real)
 
 
-def _read(source: Any, spec: nn.Spec | None, inputs: Sequence[str] | None, outputs: Sequence[str] | None) -> Any:
+def _read(
+    source: Any,
+    spec: nn.Spec | None,
+    state_dict: str | None,
+    inputs: Sequence[str] | None,
+    outputs: Sequence[str] | None,
+) -> Graph:
     """The graph of a source, by what it holds."""
     from gatestep.importers import weights
 
@@ -113,10 +122,10 @@ def _read(source: Any, spec: nn.Spec | None, inputs: Sequence[str] | None, outpu
     ):
         if inputs is not None or outputs is not None:
             raise ValueError("inputs= and outputs= name values of an ONNX graph; a weight file has none")
-        arrays, name = weights.read_weights(source)
+        arrays, name = weights.read_weights(source, state_dict=state_dict)
         return weights.to_graph(arrays, spec, name)
-    if spec is not None:
-        raise ValueError("spec= describes a bare weight file; an ONNX model describes itself")
+    if spec is not None or state_dict is not None:
+        raise ValueError("spec= and state_dict= are for weight files; an ONNX model describes itself")
     from gatestep.importers.onnx import read_onnx
 
     return read_onnx(source, inputs=inputs, outputs=outputs)
