@@ -166,7 +166,8 @@ class Recurrent(Op):
                 variant = int(not node.attrs["linear_before_reset"])
             names = tuple(name for name, _, _ in acts)
             plain = names == STANDARD[node.op] or (node.op == "RNN" and names == ("Relu",))
-            general = not plain or clip is not None or have["p"] is not None or have["projection"] is not None or variant
+            rare = clip is not None or variant or have["p"] is not None or have["projection"] is not None
+            general = rare or not plain
             slots = {
                 0: x,
                 2: direction(first["h"], d),
