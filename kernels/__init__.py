@@ -7,7 +7,7 @@ an instruction set; `isa` says which instruction set is used unless another is a
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import lru_cache
+from functools import cache
 from importlib import import_module
 from typing import Any, Protocol
 
@@ -64,7 +64,7 @@ class _Compiled:
         return self._addresses[name]
 
 
-@lru_cache(maxsize=None)
+@cache
 def _find(backend: str, dtype: str, wanted: str) -> KernelSet:
     compiled = _Compiled(np.dtype(dtype), wanted)
     if backend == "cython":

@@ -1,8 +1,8 @@
 """Weights as the kernels read them: once, front to back.
 
 One array per layer, in blocks of `BLOCK` hidden units. A block is a row of biases, then for each k of [x; h] the gates'
-16 lanes side by side; the kernel adds k by k to accumulators that it keeps for the block. Hidden units beyond the last are
-zero weights. In reals:
+16 lanes side by side; the kernel adds k by k to accumulators that it keeps for the block. Hidden units beyond the last
+are zero weights. In reals:
 
 ========  =====================  ====================================  ==============================
 LSTM      bias 4 x 16: i f g o   per k of x and h: 4 x 16              blocks of 64 (1 + I + P)
@@ -55,7 +55,8 @@ def _padded(rows: Array, size: int) -> Array:
 def _lanes(rows: Array, blocks: int) -> Array:
     """(gates, hidden, k) as (blocks, k, gates, 16)."""
     gates, _, width = rows.shape
-    return _padded(rows, blocks * BLOCK).reshape(gates, blocks, BLOCK, width).transpose(1, 3, 0, 2)
+    blocked: Array = _padded(rows, blocks * BLOCK).reshape(gates, blocks, BLOCK, width)
+    return blocked.transpose(1, 3, 0, 2)
 
 
 def pack_lstm(w: ArrayLike, r: ArrayLike, b: ArrayLike, dtype: Any) -> Array:

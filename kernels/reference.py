@@ -2,16 +2,16 @@
 
 One direction of one layer each, gates in our order (LSTM i f g o, GRU r z n); x is ``(T, B, I)``. Sources: the ONNX
 operator specifications of RNN, GRU and LSTM (https://onnx.ai/onnx/operators/), whose attributes all have their place
-here; PyTorch's ``nn.LSTM``, ``nn.GRU`` and ``nn.RNN`` for the gate order and the projection (``proj_size``); TFLite's LSTM for the
-other coupling. Where the specification is silent, ONNX Runtime decides: ``clip`` holds the sums that go into f, g of a cell
-(peepholes included), and leaves the cell state on its way to h alone; a row of length 0 ends with states of 0.
+here; PyTorch's ``nn.LSTM``, ``nn.GRU`` and ``nn.RNN`` for the gate order and the projection (``proj_size``); TFLite's
+LSTM for the other coupling. Where the specification is silent, ONNX Runtime decides: ``clip`` holds the sums that go
+into f and g of a cell (peepholes included), and leaves the cell state on its way to h alone; a row of length 0 ends with
+states of 0.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -30,12 +30,13 @@ _erf = np.vectorize(math.erf, otypes=[np.float64])
 
 def _sigmoid(x: Array) -> Array:
     # Two forms, so that neither overflows.
-    small = np.exp(-np.abs(x))
+    small: Array = np.exp(-np.abs(x))
     return np.where(x >= 0, 1 / (1 + small), small / (1 + small))
 
 
 def _gelu_tanh(x: Array) -> Array:
-    return 0.5 * x * (1 + np.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)))
+    inner: Array = np.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3))
+    return 0.5 * x * (1 + inner)
 
 
 #: Name: (function of x, alpha, beta; default alpha; default beta). The names and defaults are ONNX's.

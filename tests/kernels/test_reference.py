@@ -1,4 +1,4 @@
-"""The float64 cells against what others published: the node tests of ONNX, and single operators of other engines' tests."""
+"""The float64 cells against what others published: ONNX's node tests, and single operators of other engines' tests."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
-
 from gatestep.kernels import reference
 
 _MODELS = Path(__file__).resolve().parents[2].parent / "shared" / "models"
