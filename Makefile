@@ -61,7 +61,7 @@ $(INSTALLED): pyproject.toml setup.py $(COMPILED)
 	@$(PYTHON) -c "$$CHECK"
 	@echo "setting up $(VENV); the first time takes a few minutes" >&2
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	@$(PIP) install --quiet --editable '.[test]'
+	@$(PIP) install --quiet --editable '.[dev]'
 	@touch $@
 
 demo: $(INSTALLED)
@@ -73,20 +73,16 @@ test: $(INSTALLED)
 bench: $(INSTALLED)
 	@$(BIN)/python -m gatestep.benchmarks --readme README.md
 
-$(VENV)/.tools: pyproject.toml $(INSTALLED)
-	@$(PIP) install --quiet setuptools ruff mypy build
-	@touch $@
-
-lint: $(VENV)/.tools
+lint: $(INSTALLED)
 	@$(BIN)/ruff check .
 
 # mypy cannot look through an editable install, so it reads the files as a plain one would lay them out.
-types: $(VENV)/.tools
+types: $(INSTALLED)
 	@rm -rf $(PLAIN)
 	@$(BIN)/python -c "import setuptools; setuptools.setup()" --quiet build_py --build-lib $(PLAIN)
 	@MYPYPATH=$(PLAIN) $(BIN)/mypy -p gatestep
 
-build: $(VENV)/.tools
+build: $(INSTALLED)
 	@rm -rf dist
 	@$(BIN)/python -m build --outdir dist . >&2
 
