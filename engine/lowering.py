@@ -29,6 +29,8 @@ TIME, BATCH = "time", "batch"
 MAX_NDIM = 6
 #: Slots of `gs_args.p` that a kernel writes: y, hn, cn, scratch.
 WRITTEN = frozenset((4, 5, 6, 9))
+#: Operators that leave the elements of a row side by side.
+ROW_RESHAPES = frozenset(("Reshape", "Squeeze", "Unsqueeze", "Flatten"))
 
 
 class NeedsValue(Exception):
@@ -51,8 +53,7 @@ class Mixing(NamedTuple):
 class Instruction:
     """One kernel call.
 
-    `p` maps slots to views; `weights` is packed into slot 1 when the program is finished; `result` is the value it
-    makes, while a later operator may still be fused into it.
+    `p` maps slots to views; `weights` is packed into slot 1 when the program is finished.
     """
 
     kernel: str
@@ -61,7 +62,6 @@ class Instruction:
     n: list[int]
     f: list[float]
     weights: Weights | None = None
-    result: str = ""
 
     def buffers(self) -> Iterator[Buffer]:
         return (view.buffer for view in self.p.values())
@@ -97,7 +97,7 @@ class Lowering:
     mixings: list[Mixing] = field(default_factory=list)
     lasts: list[Mixing] = field(default_factory=list)
     _tags: dict[str, str] = field(default_factory=dict)
-    _producer: dict[Buffer, Instruction] = field(default_factory=dict)
+    _layers: dict[str, Instruction] = field(default_factory=dict)
     _uses: Counter[str] = field(default_factory=Counter)
     _constants: dict[int, tuple[np.ndarray, View]] = field(default_factory=dict)
 
@@ -140,6 +140,8 @@ class Lowering:
         for name, value in zip(node.outputs, results, strict=False):
             if name:
                 self.values[name] = value
+        if node.op in ROW_RESHAPES and (layer := self.layer(node.inputs[0])) is not None:
+            self.is_layer(node.outputs[0], layer)
 
     def evaluate(self, node: Node, inputs: Sequence[Any]) -> tuple[np.ndarray, ...]:
         """Compute a node whose inputs are all known."""
@@ -246,22 +248,22 @@ class Lowering:
         """Append a kernel call."""
         instruction = Instruction(kernel, node, dict(p), [int(v) for v in n], [float(v) for v in f], weights)
         self.instructions.append(instruction)
-        for slot, view in instruction.p.items():
-            if slot in WRITTEN:
-                self._producer[view.buffer] = instruction
         return instruction
 
     def used(self, value_name: str) -> bool:
         """Whether anything takes this value."""
         return self._uses[value_name] > 0
 
-    def fusible(self, value_name: str, kernel: str) -> Instruction | None:
-        """The `kernel` call that made this value, if nothing else sees the value."""
-        value = self.values.get(value_name)
-        if not isinstance(value, View) or self._uses[value_name] != 1:
-            return None
-        made = self._producer.get(value.buffer)
-        return made if made is not None and made.kernel == kernel and made.result == value_name else None
+    def layer(self, value_name: str) -> Instruction | None:
+        """The dense layer that made this value, if nothing else sees the value: more can be fused into it.
+
+        Depends on the graph alone, never on sizes, so that programs for other numbers of rows fuse the same.
+        """
+        return self._layers.get(value_name) if self._uses[value_name] == 1 else None
+
+    def is_layer(self, value_name: str, layer: Instruction) -> None:
+        """Say that the dense layer, with what is fused into it so far, makes this value."""
+        self._layers[value_name] = layer
 
     # ------------------------------------------------------------------ tags
     def root(self, tag: Tag) -> Tag:

@@ -62,10 +62,10 @@ class Unary(Op):
 def activate(ctx: Lowering, node: Node, x: View, name: str, alpha: float, beta: float) -> View:
     """An activation of `x`, as part of the dense layer that made it where nothing else sees that layer's result."""
     code = ACTIVATIONS[name]
-    layer = ctx.fusible(node.inputs[0], "linear")
+    layer = ctx.layer(node.inputs[0])
     if layer is not None and layer.n[5] == ACTIVATIONS["Identity"]:
         layer.n[5], layer.f[:] = code, [alpha, beta]
-        layer.result = node.outputs[0]
+        ctx.is_layer(node.outputs[0], layer)
         return x
     if x.dtype != ctx.real and x.dtype == np.int64 and name in ("Neg", "Abs"):
         raise ctx.unsupported(node, "is not supported on integers that are not known at load")
@@ -177,16 +177,16 @@ def add_to_layer(ctx: Lowering, node: Node, x: Value, bias: Value) -> View | Non
     if not isinstance(x, View) or not isinstance(bias, np.ndarray):
         return None
     name = next(name for name in node.inputs if ctx.values[name] is x)
-    layer = ctx.fusible(name, "linear")
+    layer = ctx.layer(name)
     if layer is None or layer.weights is None or layer.weights.arrays[1] is not None:
         return None
     if layer.n[5] != ACTIVATIONS["Identity"] or bias.size != layer.n[2] or bias.shape[-1:] != (layer.n[2],):
         return None
-    if bias.ndim > x.ndim:
+    if bias.ndim > x.ndim or x.shape[-1] != layer.n[2]:
         return None
     other = next(other for other in node.inputs if other != name)
     layer.weights = Weights((*layer.weights.key, other), pack.pack_linear, (layer.weights.arrays[0], bias.reshape(-1)))
-    layer.result = node.outputs[0]
+    ctx.is_layer(node.outputs[0], layer)
     return x
 
 
@@ -212,7 +212,7 @@ def linear(ctx: Lowering, node: Node, x: View, w: Array, bias: Array | None, key
         [0.0, 0.0],
         Weights(key, pack.pack_linear, (w.T, bias)),
     )
-    call.result = node.outputs[0]
+    ctx.is_layer(node.outputs[0], call)
     return permuted(y, inverse(perm))
 
 
