@@ -21,24 +21,19 @@ endif
 
 # The first thing that a fresh machine lacks, named together with what brings it. (Any Python must be able to read this.)
 define CHECK
-import os, shlex, sys, sysconfig
-try:
-    from shutil import which
-except ImportError:
-    which = None
-def need(held, what):
-    if not held:
-        sys.exit("error: " + what)
-need(sys.version_info >= (3, 10), "gatestep needs Python 3.10 or newer, and " + sys.executable + " is "
-     + sys.version.split()[0] + "; name another one: make PYTHON=python3.12")
-try:
-    import ensurepip, venv
-except ImportError:
-    need(False, "this Python cannot make virtual environments; on Debian and Ubuntu: apt install python3-venv")
-need(os.path.exists(os.path.join(sysconfig.get_path("include"), "Python.h")),
-     "the headers of this Python are missing; on Debian and Ubuntu: apt install python3-dev")
+import sys  # up to the version, readable by any Python
+if sys.version_info < (3, 10):
+    sys.exit("error: gatestep needs Python 3.10 or newer, and %s is %s; name another one: make PYTHON=python3.12"
+             % (sys.executable, sys.version.split()[0]))
+import importlib.util, os, shlex, shutil, sysconfig
 compiler = shlex.split(os.environ.get("CC") or sysconfig.get_config_var("CC") or "cc")[0]
-need(which(compiler), "there is no C compiler called " + compiler + "; on Debian and Ubuntu: apt install build-essential")
+for held, lack, package in (
+    (importlib.util.find_spec("ensurepip"), "this Python cannot make virtual environments", "python3-venv"),
+    (os.path.exists(os.path.join(sysconfig.get_path("include"), "Python.h")), "Python.h is missing", "python3-dev"),
+    (shutil.which(compiler), "there is no C compiler called " + compiler, "build-essential"),
+):
+    if not held:
+        sys.exit("error: %s; on Debian and Ubuntu: apt install %s" % (lack, package))
 endef
 export CHECK
 
