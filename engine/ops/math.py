@@ -191,7 +191,7 @@ def add_to_layer(ctx: Lowering, node: Node, x: Value, bias: Value) -> View | Non
 
 
 def linear(ctx: Lowering, node: Node, x: View, w: Array, bias: Array | None, key: tuple[object, ...]) -> View:
-    """Y = x @ w + bias over the last axis of `x`; w is (K, N), known."""
+    """y = x @ w + bias over the last axis of `x`; w is (K, N), known. The caller says whether it is the result."""
     k, n = w.shape
     if x.shape[-1] != k:
         raise ValueError(f"{x.shape} cannot be multiplied by {w.shape}")
@@ -204,7 +204,7 @@ def linear(ctx: Lowering, node: Node, x: View, w: Array, bias: Array | None, key
     rows = math.prod(lead)
     ctx.mix(x.tags[-1], node, "sums over the frames")
     y = ctx.temp((*x.shape[:-1], n), tags=(*x.tags[:-1], None))
-    call = ctx.emit(
+    ctx.emit(
         "linear",
         node,
         {0: x, 4: y},
@@ -212,12 +212,11 @@ def linear(ctx: Lowering, node: Node, x: View, w: Array, bias: Array | None, key
         [0.0, 0.0],
         Weights(key, pack.pack_linear, (w.T, bias)),
     )
-    ctx.is_layer(node.outputs[0], call)
     return permuted(y, inverse(perm))
 
 
 def matmul(ctx: Lowering, node: Node, a: Value, b: Value) -> View:
-    """Y = a @ b with NumPy's broadcasting, both at run time."""
+    """y = a @ b with NumPy's broadcasting, both at run time."""
     va, vb = ctx.real_view(node, a), ctx.real_view(node, b)
     ones = va.ndim == 1, vb.ndim == 1
     if ones[0]:
@@ -263,7 +262,9 @@ class MatMul(Op):
         a, b = inputs
         assert a is not None and b is not None
         if isinstance(a, View) and isinstance(b, np.ndarray) and b.ndim == 2:
-            return (linear(ctx, node, a, b, None, ("linear", node.inputs[1])),)
+            y = linear(ctx, node, a, b, None, ("linear", node.inputs[1]))
+            ctx.is_layer(node.outputs[0], ctx.instructions[-1])
+            return (y,)
         return (matmul(ctx, node, a, b),)
 
 
@@ -298,6 +299,7 @@ class Gemm(Op):
             key = ("gemm", node.inputs[1], node.inputs[2] if row else "", alpha, beta, attrs["transB"])
             y = linear(ctx, node, a, w, bias, key)
             if row or c is None or beta == 0:
+                ctx.is_layer(node.outputs[0], ctx.instructions[-1])
                 return (y,)
         else:
             y = matmul(ctx, node, a, b)
