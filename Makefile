@@ -10,7 +10,7 @@ PLAIN := build/plain
 
 # What a compiled module is made of: a change here installs again, a change to Python code does not have to, because the
 # install is editable. What only a plain install shows (a package left out, types) `make types` and .ci/run look at.
-COMPILED := $(wildcard kernels/*.pyx kernels/*.pxi kernels/*.pxd kernels/*.h engine/*.pyx engine/*.pxi engine/*.pxd)
+COMPILED := $(foreach folder,kernels engine benchmarks,$(wildcard $(addprefix $(folder)/*.,pyx pxi pxd h)))
 
 # make has a CC of its own, "cc"; Python knows the compiler it was built with, and only the user's word goes before it.
 ifeq ($(origin CC),default)
@@ -83,5 +83,5 @@ build: $(INSTALLED)
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info src/*.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks
-	find kernels engine -name '*.so' -delete
-	rm -f $(patsubst %.pyx,%.c,$(wildcard kernels/*.pyx engine/*.pyx))
+	find kernels engine benchmarks -name '*.so' -delete
+	rm -f $(patsubst %.pyx,%.c,$(filter %.pyx,$(COMPILED)))
