@@ -223,3 +223,17 @@ def test_binary_i64_in_place(abi: ModuleType, plumbing: dict[str, int]) -> None:
     n = [abi.GS.BIN_ADD, 2, *padded((3, 4)), *padded((4, 1)), *padded((0, 1))]
     abi.call(plumbing["binary_i64"], {0: a, 1: row, 4: a}, n)
     np.testing.assert_array_equal(a, expected)
+
+
+# ------------------------------------------------------------------------------------------------------ check_range
+
+
+@given(
+    x=hnp.arrays(np.int32, st.integers(0, 20), elements=st.integers(-3, 12)),
+    low=st.integers(-2, 3),
+    size=st.integers(0, 9),
+)
+def test_check_range(abi: ModuleType, plumbing: dict[str, int], x: Array, low: int, size: int) -> None:
+    inside = bool(((x >= low) & (x <= low + size)).all())
+    status = abi.call(plumbing["check_range"], {0: x}, [x.size, low, low + size])
+    assert status == (abi.GS.OK if inside else abi.GS.BAD_INDEX)
