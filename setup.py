@@ -58,6 +58,11 @@ extensions = [
 extensions.append(extension("kernels._cpu", "kernels/_cpu.pyx", [], {}))
 extensions.append(extension("kernels._plumbing", "kernels/_plumbing.pyx", [], {}))
 extensions.append(extension("engine._machine", "engine/_machine.pyx", [], {"GS_VECTOR_BYTES": "16", "GS_DOUBLE": "0"}))
+# What the suite measures with: `_probe` knows the kernels' calling convention, `_malloc` counts requests for memory.
+extensions.append(
+    extension("benchmarks._probe", "benchmarks/_probe.pyx", [], {"GS_VECTOR_BYTES": "16", "GS_DOUBLE": "0"})
+)
+extensions.append(extension("benchmarks._malloc", "benchmarks/_malloc.pyx", ["-fno-builtin"], {}))
 
 setup(
     ext_modules=cythonize(extensions, language_level=3, nthreads=2, show_all_warnings=False),

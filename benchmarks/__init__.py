@@ -1,1 +1,1 @@
-"""The suite that a user runs, peers included."""
+"""The suite that a user runs, peers included: ``python -m gatestep.benchmarks``."""

@@ -1,0 +1,145 @@
+# cython: language_level=3, boundscheck=False, wraparound=False
+"""Timed loops that no interpreter takes part in: reading memory once, and calling one kernel."""
+
+from libc.stdint cimport uintptr_t
+
+cdef extern from "abi.h":
+    enum:
+        GS_P
+        GS_N
+        GS_F
+    ctypedef struct gs_args:
+        void *p[12]
+        Py_ssize_t n[24]
+        double f[8]
+    ctypedef int (*gs_kernel)(gs_args *) noexcept nogil
+
+cdef extern from "simd.h":
+    unsigned long long gs_ftz_on() noexcept nogil
+    void gs_ftz_restore(unsigned long long) noexcept nogil
+
+cdef extern from *:
+    """
+    #include <time.h>
+
+    static double gs_now(void) {
+        struct timespec t;
+        clock_gettime(CLOCK_MONOTONIC, &t);
+        return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
+    }
+
+    /* Every cache line once, in order. Eight sums, so that no load waits for the sum before it; integers, so that what
+       the memory holds makes no difference. The empty asm keeps the sums, and with them the loads, alive. */
+    #define GS_READER(NAME, BYTES, TARGET)                                                          \\
+        typedef uint64_t NAME##_v __attribute__((vector_size(BYTES), may_alias));                   \\
+        TARGET static void NAME(const char *at, ptrdiff_t nbytes) {                                 \\
+            const NAME##_v *v = (const NAME##_v *)at, *end = v + nbytes / BYTES;                    \\
+            NAME##_v a = {0}, b = a, c = a, d = a, e = a, f = a, g = a, h = a;                      \\
+            for (; end - v >= 8; v += 8) {                                                          \\
+                a += v[0]; b += v[1]; c += v[2]; d += v[3];                                         \\
+                e += v[4]; f += v[5]; g += v[6]; h += v[7];                                         \\
+            }                                                                                       \\
+            for (; v < end; v++) a += *v;                                                           \\
+            a += b + c + d + e + f + g + h;                                                         \\
+            __asm__ volatile("" : : "m"(a) : "memory");                                             \\
+        }
+    GS_READER(gs_read_16, 16, )
+    #if defined(__x86_64__)
+    GS_READER(gs_read_32, 32, __attribute__((target("avx2"))))
+    GS_READER(gs_read_64, 64, __attribute__((target("avx512f"))))
+    #else
+    #define gs_read_32 gs_read_16
+    #define gs_read_64 gs_read_16
+    #endif
+    """
+    double gs_now() noexcept nogil
+    void gs_read_16(const char *, Py_ssize_t) noexcept nogil
+    void gs_read_32(const char *, Py_ssize_t) noexcept nogil
+    void gs_read_64(const char *, Py_ssize_t) noexcept nogil
+
+
+cdef class Reader:
+    """Reads a contiguous buffer, aligned to 64 bytes, from front to back.
+
+    Parameters
+    ----------
+    buffer : contiguous buffer
+    width : {16, 32, 64}
+        Bytes per load. The machine must have the instructions: SSE2 or NEON, AVX2, AVX-512.
+    """
+
+    cdef const unsigned char[::1] buffer
+    cdef int width
+
+    def __init__(self, const unsigned char[::1] buffer not None, int width):
+        if width not in (16, 32, 64):
+            raise ValueError(f"width={width} is not 16, 32 or 64")
+        if buffer.shape[0] == 0 or <uintptr_t>&buffer[0] % 64:
+            raise ValueError("the buffer is empty, or not aligned to 64 bytes")
+        self.buffer, self.width = buffer, width
+
+    def seconds(self, Py_ssize_t count):
+        """Time for reading everything `count` times."""
+        cdef const char *at = <const char *>&self.buffer[0]
+        cdef Py_ssize_t nbytes = self.buffer.shape[0]
+        cdef double begin
+        cdef Py_ssize_t i
+        with nogil:
+            begin = gs_now()
+            for i in range(count):
+                if self.width == 64:
+                    gs_read_64(at, nbytes)
+                elif self.width == 32:
+                    gs_read_32(at, nbytes)
+                else:
+                    gs_read_16(at, nbytes)
+            begin = gs_now() - begin
+        return begin
+
+
+cdef class KernelCall:
+    """One kernel with its arguments, in the convention of abi.h.
+
+    Parameters
+    ----------
+    address : int
+    addresses : dict
+        Slot of `gs_args.p` -> address.
+    n, f : sequences
+    keep : object
+        Whatever owns the memory that the addresses point to.
+    """
+
+    cdef gs_kernel kernel
+    cdef gs_args args
+    cdef object keep
+
+    def __init__(self, uintptr_t address, dict addresses, n, f, object keep):
+        cdef Py_ssize_t k
+        if len(n) > GS_N or len(f) > GS_F or not all(0 <= slot < GS_P for slot in addresses):
+            raise ValueError("arguments that do not fit the calling convention")
+        self.kernel = <gs_kernel>address
+        self.keep = keep
+        for k in range(GS_P):
+            self.args.p[k] = <void *><uintptr_t>addresses.get(k, 0)
+        for k in range(GS_N):
+            self.args.n[k] = n[k] if k < len(n) else 0
+        for k in range(GS_F):
+            self.args.f[k] = f[k] if k < len(f) else 0.0
+
+    def seconds(self, Py_ssize_t count):
+        """Time for `count` calls, one after the other, denormals flushed as in a stream."""
+        cdef double begin
+        cdef unsigned long long mode
+        cdef Py_ssize_t i
+        cdef int status = 0
+        with nogil:
+            mode = gs_ftz_on()
+            begin = gs_now()
+            for i in range(count):
+                status |= self.kernel(&self.args)
+            begin = gs_now() - begin
+            gs_ftz_restore(mode)
+        if status:
+            raise RuntimeError(f"the kernel returned {status}")
+        return begin

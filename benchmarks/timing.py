@@ -1,0 +1,149 @@
+"""How long does one call take, on a machine that does other things too?
+
+Contenders take turns in short rounds, so that whatever slows the machine down for a while slows all of them, and ratios
+are formed within a round before the median over rounds is taken.
+"""
+
+from __future__ import annotations
+
+import gc
+import timeit
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from time import perf_counter_ns
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = ["Effort", "Rounds", "Timed", "each", "looped", "rounds"]
+
+#: Makes so many calls and returns the seconds that they took.
+Timed = Callable[[int], float]
+#: Calls that a round begins with and does not time: they bring back what the other contenders drove out of the caches.
+WARM_UP = 2
+
+
+@dataclass(frozen=True)
+class Effort:
+    """How long to measure.
+
+    Attributes
+    ----------
+    seconds : float
+        For all rounds of one contender, about.
+    round_seconds : float
+        One round: short, so that many fall between two interruptions.
+    least : int
+        Rounds at least, however slow a call is.
+    tail : int
+        Calls that are timed one by one at most, for the 99th percentile.
+    """
+
+    seconds: float = 0.4
+    round_seconds: float = 4e-4
+    least: int = 15
+    tail: int = 20_000
+
+
+@dataclass(frozen=True)
+class Rounds:
+    """Nanoseconds per call, by contender and round."""
+
+    ns: Mapping[str, NDArray[np.float64]]
+
+    def median(self, name: str) -> float:
+        """Over rounds."""
+        return float(np.median(self.ns[name]))
+
+    def best(self, name: str) -> float:
+        """The fastest round: what the call costs when nothing disturbs it."""
+        return float(self.ns[name].min())
+
+    def ratio(self, above: str, below: str) -> float:
+        """Median of `above` ÷ `below`, formed round by round."""
+        return float(np.median(self.ns[above] / self.ns[below]))
+
+    def difference(self, more: str, less: str) -> float:
+        """Median of `more` - `less`, formed round by round."""
+        return float(np.median(self.ns[more] - self.ns[less]))
+
+
+def looped(statement: str, **names: Any) -> Timed:
+    """A Python statement, timed in a loop as a user would write it."""
+    return timeit.Timer(statement, globals=names).timeit
+
+
+def rounds(contenders: Mapping[str, Timed], effort: Effort) -> Rounds:
+    """Time all contenders by turns; each round begins with another one."""
+    names = list(contenders)
+    counts = {name: _calls(contenders[name], effort.round_seconds) for name in names}
+    slowest = max(contenders[name](counts[name]) for name in names)
+    total = max(effort.least, int(effort.seconds / max(slowest, effort.round_seconds)))
+    ns: dict[str, list[float]] = {name: [] for name in names}
+    for turn in range(total):
+        for name in names[turn % len(names) :] + names[: turn % len(names)]:
+            timed = contenders[name]
+            timed(WARM_UP)
+            ns[name].append(timed(counts[name]) / counts[name] * 1e9)
+    return Rounds({name: np.array(values) for name, values in ns.items()})
+
+
+def _calls(timed: Timed, seconds: float) -> int:
+    """Calls that take about `seconds`, four at least unless one alone is far too long."""
+    timed(1)
+    count = 1
+    while (taken := timed(count)) < seconds / 4 and count < 1 << 24:
+        count *= 2
+    wanted = int(count * seconds / max(taken, 1e-9))
+    return max(wanted, 4 if taken / count < 10 * seconds else 1)
+
+
+def each(calls: Mapping[str, Callable[[], object]], effort: Effort) -> dict[str, NDArray[np.float64]]:
+    """Nanoseconds of single calls, by turns, without what reading the clock costs.
+
+    Parameters
+    ----------
+    calls : mapping
+        By name; each must be a function without arguments that does one call.
+    effort : Effort
+
+    Returns
+    -------
+    dict of ndarray
+    """
+    empty = _stamped(_nothing, 1000)
+    clock = float(np.median(empty))
+    taken: dict[str, list[NDArray[np.float64]]] = {name: [] for name in calls}
+    sizes = {}
+    for name, call in calls.items():
+        once = float(np.median(_stamped(call, 20)))
+        sizes[name] = int(min(effort.tail, max(100, 2 * effort.seconds * 1e9 / once)))
+    turns = 20
+    for _ in range(turns):
+        for name, call in calls.items():
+            taken[name].append(_stamped(call, -(-sizes[name] // turns)))
+    return {name: np.maximum(np.concatenate(parts) - clock, 0) for name, parts in taken.items()}
+
+
+def _nothing() -> None:
+    """What the clock itself costs is measured on."""
+
+
+def _stamped(call: Callable[[], object], count: int) -> NDArray[np.float64]:
+    """Nanoseconds of each of `count` calls, after a short warm-up."""
+    ns = [0] * count
+    clock = perf_counter_ns
+    collecting = gc.isenabled()
+    gc.disable()
+    try:
+        for _ in range(WARM_UP):
+            call()
+        for k in range(count):
+            begin = clock()
+            call()
+            ns[k] = clock() - begin
+    finally:
+        if collecting:
+            gc.enable()
+    return np.array(ns, np.float64)
