@@ -411,6 +411,7 @@ ARRAYS = {
     "with batch": (FRAMES[:, None], ["(40, 1, 3)", "(frames, 3)"]),
     "one frame": (FRAMES[0], ["(3,)"]),
     "complex": (FRAMES.astype(complex), ["complex128"]),
+    "too large": (np.full((40, 3), 1e300), ["float64", "float32"]),
     "text": (np.array([["a", "b", "c"]]), ["<U1"]),
 }
 

@@ -91,12 +91,14 @@ class Recording:
         return self.converted(array, port)
 
     def converted(self, array: Array, port: Port) -> Array:
-        """`array` in the port's type; whole numbers stay what they are."""
-        with np.errstate(all="ignore"):
-            converted = np.ascontiguousarray(array, port.dtype) if array.dtype.kind in "fiub" else None
-        if converted is None or (port.dtype.kind != "f" and not np.array_equal(converted, array)):
-            raise CliError(f"{self.path}: {port.name} holds {array.dtype} values that {port.dtype} cannot")
-        return converted.reshape(array.shape)
+        """`array` in the port's type: rounded where that has fewer digits, refused where it cannot hold the values."""
+        if array.dtype.kind in "fiub":
+            with np.errstate(all="ignore"):
+                converted: Array = array.astype(port.dtype, order="C")
+            same = np.isfinite if port.dtype.kind == "f" else np.asarray
+            if np.array_equal(same(converted), same(array)):
+                return converted
+        raise CliError(f"{self.path}: {port.name} holds {array.dtype} values that {port.dtype} cannot")
 
 
 def read(path: Path) -> Recording:
