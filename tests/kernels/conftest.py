@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from gatestep.kernels import _plumbing, available_isas
 
-_DTYPES = {"f32": np.dtype(np.float32), "f64": np.dtype(np.float64)}
+_DTYPES: dict[str, np.dtype[Any]] = {"f32": np.dtype(np.float32), "f64": np.dtype(np.float64)}
 
 
 @dataclass(frozen=True)
@@ -51,4 +51,5 @@ def kernel_set(request: pytest.FixtureRequest) -> KernelSet:
 @pytest.fixture(scope="session")
 def plumbing() -> dict[str, int]:
     """The kernels that every set shares."""
-    return _plumbing.KERNELS
+    kernels: dict[str, int] = _plumbing.KERNELS
+    return kernels

@@ -39,7 +39,9 @@ def scattered(base: Array, shape: tuple[int, ...], rng: np.random.Generator) -> 
     order, steps = rng.permutation(len(shape)), rng.choice([-2, -1, 1, 2], len(shape))
     room = [shape[axis] * abs(steps[axis]) for axis in order]
     view = base[: prod(room)].reshape(room).transpose(np.argsort(order))
-    return view[(..., *(slice(None, None, int(step)) for step in steps))]
+    slices: tuple[Any, ...] = (..., *(slice(None, None, int(step)) for step in steps))
+    scattered_view: Array = view[slices]
+    return scattered_view
 
 
 # ------------------------------------------------------------------------------------------------------------- copy
@@ -69,7 +71,7 @@ def test_copy_any_strides(
 
 # ------------------------------------------------------------------------------------------------------------- cast
 
-TYPES = {
+TYPES: dict[str, Any] = {
     "BOOL": np.bool_,
     "U8": np.uint8,
     "I8": np.int8,

@@ -348,7 +348,7 @@ def normalised(x: Array, epsilon: float) -> Array:
     x = x.astype(np.float64)
     x = x - x.mean(1, keepdims=True)
     x = x - x.mean(1, keepdims=True)  # what rounding left of a large mean
-    return x / np.sqrt((x * x).mean(1, keepdims=True) + epsilon)
+    return np.asarray(x / np.sqrt((x * x).mean(1, keepdims=True) + epsilon))
 
 
 @given(
