@@ -22,7 +22,7 @@ from .graph import Graph, Node
 from .ops import OPS
 from .values import Buffer, Merged, Tag, Value, View, Weights, collapse
 
-__all__ = ["BATCH", "TIME", "Instruction", "Lowering", "Mixing", "NeedsValue"]
+__all__ = ["BATCH", "TIME", "Instruction", "Lowering", "Mixing", "NeedsValue", "Run"]
 
 TIME, BATCH = "time", "batch"
 #: The kernels' limit on axes after collapsing.
@@ -47,6 +47,18 @@ class Mixing(NamedTuple):
     tag: Tag
     node: Node
     reason: str
+
+
+class Run(NamedTuple):
+    """A recurrent operator runs along the axis tagged `along`, for rows side by side along `across`.
+
+    `begins` are the states that begin at a value of the graph, not at a known one.
+    """
+
+    node: Node
+    along: Tag
+    across: Tag
+    begins: tuple[str, ...]
 
 
 @dataclass(eq=False)
@@ -84,6 +96,8 @@ class Lowering:
         What those slots start from, in the shape ``(D, B, H)``.
     owned : frozenset
         Slots that replace a state input of the file: they start from zeros, whatever the graph hands them.
+    squeezed : dict
+        Axes that Squeeze drops where the file does not name them, by node: for one frame or one row the sizes would mislead.
     """
 
     graph: Graph
@@ -96,6 +110,9 @@ class Lowering:
     initial: dict[tuple[str, str], np.ndarray] = field(default_factory=dict)
     mixings: list[Mixing] = field(default_factory=list)
     lasts: list[Mixing] = field(default_factory=list)
+    drops: list[Mixing] = field(default_factory=list)
+    runs: list[Run] = field(default_factory=list)
+    squeezed: dict[str, tuple[int, ...]] = field(default_factory=dict)
     _tags: dict[str, str] = field(default_factory=dict)
     _layers: dict[str, Instruction] = field(default_factory=dict)
     _uses: Counter[str] = field(default_factory=Counter)
@@ -315,6 +332,15 @@ class Lowering:
                 self.mix(part, node, reason)
         elif tag is not None:
             self.mixings.append(Mixing(tag, node, reason))
+
+    def ran(self, node: Node, along: Tag, across: Tag, begins: tuple[str, ...]) -> None:
+        """Note how the recurrent operator `node` runs."""
+        self.runs.append(Run(node, along, across, begins))
+
+    def drop(self, tag: Tag, node: Node, reason: str) -> None:
+        """Note that `node` would have another rank if this axis had one element."""
+        if tag is not None:
+            self.drops.append(Mixing(tag, node, reason))
 
     def last(self, tag: Tag, node: Node) -> None:
         """Note that `node` takes the last element of this axis."""

@@ -76,7 +76,7 @@ class Plan:
         graph, layout = self.model.graph, self.model.layout
         size = self.real.itemsize
         places: dict[str, np.ndarray] = {}
-        full = walk(graph, self.real, place_shapes(graph, layout, 1, self.rows))
+        full = walk(graph, self.real, place_shapes(graph, layout, 1, self.rows), squeezed=layout.squeezed)
         traced = trace(graph, full, [p.name for p in graph.outputs])
         table = np.zeros(sum(int(np.prod(s)) for s in traced.shapes.values()), dtype=np.intp)
         for slot, base in traced.bases.items():

@@ -15,7 +15,8 @@ import numpy as np
 
 from .errors import GatestepError, ShapeError, UnsupportedModelError
 from .graph import Graph, Node
-from .lowering import BATCH, TIME, Lowering, Mixing, NeedsValue
+from .lowering import BATCH, TIME, Lowering, Mixing, NeedsValue, ancestors
+from .ops import OPS
 from .ops.plumbing import cast
 from .states import Slot, pair_by_name, trace
 from .values import Buffer, Merged, Tag, Value, View, c_strides
@@ -79,6 +80,8 @@ class Layout:
         For states and lengths that are inputs: their axes along the batch.
     batch_blocker : str
         Why rows cannot be computed side by side.
+    squeezed : dict
+        As in `Lowering`.
     """
 
     axes: dict[str, Axes] = field(default_factory=dict)
@@ -93,6 +96,7 @@ class Layout:
     blocker: GatestepError | None = None
     state_batch: dict[str, tuple[int, ...]] = field(default_factory=dict)
     batch_blocker: str = ""
+    squeezed: dict[str, tuple[int, ...]] = field(default_factory=dict)
 
     def wanted(self, graph: Graph) -> list[str]:
         """Values that a step computes."""
@@ -151,10 +155,14 @@ def is_in(tag: Tag, what: str) -> bool:
 
 
 def walk(
-    graph: Graph, real: np.dtype[Any], shapes: Mapping[str, tuple[int, ...]], outputs: Iterable[str] | None = None
+    graph: Graph,
+    real: np.dtype[Any],
+    shapes: Mapping[str, tuple[int, ...]],
+    outputs: Iterable[str] | None = None,
+    squeezed: Mapping[str, tuple[int, ...]] | None = None,
 ) -> Lowering:
     """Lower the graph, or what `outputs` need of it, for these shapes, with tags on every axis."""
-    ctx = Lowering(graph, real, carry=True)
+    ctx = Lowering(graph, real, carry=True, squeezed=dict(squeezed or {}))
     for port in graph.inputs:
         default = graph.defaults.get(port.name)
         if default is not None:
@@ -209,7 +217,8 @@ def analyse(graph: Graph, real: np.dtype[Any], states: Mapping[str, str] | None 
     if all(axis is None for axis in batch.values()):
         batch |= {p.name: 0 for p in graph.inputs if p.shape and not isinstance(p.shape[0], int) and time[p.name] != 0}
     lengths = {ports[name].shape[axis] for name, axis in time.items() if axis is not None}  # type: ignore[index]
-    ctx, layout.timed, layout.free_batch = freed(graph, real, ctx, time, batch)
+    ctx, layout.timed, layout.free_batch, layout.batch_blocker = freed(graph, real, ctx, time, batch)
+    layout.squeezed = ctx.squeezed
     layout.lengths = only_lengths(graph)
     found_states(graph, ctx, states or {}, layout)
     assign_axes(graph, ctx, time, batch, layout)
@@ -219,13 +228,7 @@ def analyse(graph: Graph, real: np.dtype[Any], states: Mapping[str, str] | None 
         if p.name in layout.states_in() | layout.lengths and axis is not None:
             layout.state_batch[p.name] = (axis,)
     ctx = walk(graph, real, shapes, layout.wanted(graph))  # now without what only hands states on
-    layout.blocker = blocker(graph, ctx, layout, lengths)
-    crossing = next((m for m in ctx.mixings if is_in(ctx.root(m.tag), BATCH)), None)
-    if crossing is not None:
-        layout.free_batch = False
-        layout.batch_blocker = f"{crossing.node.label} mixes rows: {crossing.reason}"
-    elif not layout.free_batch:
-        layout.batch_blocker = "the file fixes the batch"
+    layout.blocker = blocker(graph, ctx, layout, lengths, states or {})
     lasts = any(is_in(ctx.root(m.tag), TIME) for m in ctx.lasts)
     outputs_timed = all(layout.axes[p.name].time is not None for p in graph.outputs if p.name in layout.axes)
     layout.chunked = layout.timed and not layout.carried and not lasts and outputs_timed
@@ -238,30 +241,33 @@ def freed(
     ctx: Lowering,
     time: Mapping[str, int | None],
     batch: Mapping[str, int | None],
-) -> tuple[Lowering, bool, bool]:
+) -> tuple[Lowering, bool, bool, str]:
     """Try other sizes than the file's for time and batch: what still goes through was not really fixed.
 
     Returns
     -------
-    (Lowering, bool, bool)
-        The walk at those sizes; whether time is free; whether the batch is.
+    (Lowering, bool, bool, str)
+        The walk at those sizes (one row where the batch is neither free nor fixed); whether time is free; whether the
+        batch is, and if not why.
     """
+    ports = {p.name: p for p in graph.inputs}
 
-    def fixed(axes: Mapping[str, int | None], size: int) -> dict[tuple[str, int], int]:
-        ports = {p.name: p for p in graph.inputs}
+    def sized(axes: Mapping[str, int | None], size: int, fixed: bool) -> dict[tuple[str, int], int]:
         return {
             (name, axis): size
             for name, axis in axes.items()
-            if axis is not None and isinstance(ports[name].shape[axis], int)  # type: ignore[index]
+            if axis is not None and isinstance(ports[name].shape[axis], int) is fixed  # type: ignore[index]
         }
 
     has_time = any(axis is not None for axis in time.values())
     has_batch = any(axis is not None for axis in batch.values())
-    time_fixed, batch_fixed = fixed(time, PRIMES[-1]), fixed(batch, PRIMES[-2])
-    for free_time, free_batch in ((True, True), (True, False), (False, True)):
+    time_fixed, batch_fixed = sized(time, PRIMES[-1], True), sized(batch, PRIMES[-2], True)
+    why = "the file fixes the batch"
+    for free_time, free_batch in ((True, True), (True, False), (False, True), (False, False)):
         if (free_time and not has_time) or (free_batch and not has_batch):
             continue
-        change = (time_fixed if free_time else {}) | (batch_fixed if free_batch else {})
+        change = (time_fixed if free_time else {}) | (batch_fixed if free_batch else sized(batch, 1, False))
+        other = ctx
         if change:
             try:
                 other = walk(graph, real, port_shapes(graph, change))
@@ -269,15 +275,78 @@ def freed(
                 continue
             if any(axis_of(other, tags_of(other, name), TIME) != axis for name, axis in time.items()):
                 continue
-        else:
-            other = ctx
-        mixed = any(is_in(other.root(m.tag), TIME) for m in other.mixings)
-        if free_time and time_fixed and mixed and not any(is_in(ctx.root(m.tag), TIME) for m in ctx.mixings):
+        if free_time and time_fixed:
+            mixed = any(is_in(other.root(m.tag), TIME) for m in other.mixings)
+            if mixed and not any(is_in(ctx.root(m.tag), TIME) for m in ctx.mixings):
+                continue
+        if change and misfit(other) and not misfit(ctx):
             continue
-        if batch_fixed and free_batch and any(is_in(other.root(m.tag), BATCH) for m in other.mixings):
+        if free_batch:
+            crossing = crosses(graph, other)
+            if crossing is not None:
+                why = f"{crossing.node.label} mixes rows: {crossing.reason}"
+                continue
+        return other, free_time, free_batch, "" if free_batch else why
+    return ctx, False, False, why
+
+
+def crosses(graph: Graph, ctx: Lowering) -> Mixing | None:
+    """What makes a row depend on its neighbours, or on how many there are."""
+    notes = [*ctx.mixings, *ctx.lasts, *ctx.drops]
+    crossing = next((m for m in notes if is_in(ctx.root(m.tag), BATCH)), None)
+    return crossing or varies(graph, ctx, [p.name for p in graph.outputs], BATCH)
+
+
+def misfit(ctx: Lowering) -> Mixing | None:
+    """The recurrent operator that does not run from frame to frame."""
+    for run in ctx.runs:
+        if ctx.root(run.along) != TIME:
+            return Mixing(TIME, run.node, "runs along an axis that is not that of the frames")
+        if is_in(ctx.root(run.across), TIME):
+            return Mixing(TIME, run.node, "takes the frames for rows, each with a state of its own")
+    return None
+
+
+def varies(graph: Graph, ctx: Lowering, outputs: Iterable[str], what: str) -> Mixing | None:
+    """What in a walk depends on how long the time or batch axis is: held against a walk where it has one element."""
+    shapes = {}
+    for port in graph.inputs:
+        tags = tags_of(ctx, port.name)
+        sizes = zip(tags, ctx.values[port.name].shape, strict=True)
+        shapes[port.name] = tuple(1 if ctx.root(tag) == what else size for tag, size in sizes)
+    outputs = list(outputs)
+    axis = "frames" if what == TIME else "rows"
+    try:
+        one = walk(graph, ctx.real, shapes, outputs, ctx.squeezed)
+    except (GatestepError, NeedsValue) as error:
+        return Mixing(what, graph.nodes[-1], f"does not work with one of the {axis}: {error}")
+    for node in graph.nodes:
+        made = [name for name in node.outputs if name in ctx.values and name in one.values]
+        if any(ctx.values[name].ndim != one.values[name].ndim for name in made):
+            return Mixing(what, node, f"has another rank where there is one of the {axis}")
+        if not any(isinstance(ctx.values[name], View) for name in made):
             continue
-        return other, free_time, free_batch
-    return ctx, False, False
+        shaping = {"Gather": (1,), "Clip": ()}.get(node.op, OPS[node.op].known)
+        for k, name in enumerate(node.inputs):
+            if name and k not in shaping and differ(ctx.values[name], one.values[name]):
+                return Mixing(what, node, f"depends on the number of {axis}")
+    for name in outputs:
+        value, tags = ctx.values[name], tags_of(ctx, name)
+        sizes = zip(value.shape, one.values[name].shape, tags, strict=True)
+        if any(n != m and not is_in(ctx.root(tag), what) for n, m, tag in sizes) or differ(value, one.values[name]):
+            node = next(node for node in graph.nodes if name in node.outputs)
+            return Mixing(what, node, f"has a shape that depends on the number of {axis}")
+    return None
+
+
+def differ(a: Value, b: Value) -> bool:
+    """Whether known arrays differ in more than how often they repeat themselves along an axis."""
+    if not (isinstance(a, np.ndarray) and isinstance(b, np.ndarray)) or a is b:
+        return isinstance(a, np.ndarray) is not isinstance(b, np.ndarray)
+    if a.ndim != b.ndim:
+        return True
+    first = tuple(slice(None) if n == m else slice(0, m) for n, m in zip(a.shape, b.shape, strict=True))
+    return not np.array_equal(a[first], b, equal_nan=a.dtype.kind == "f")
 
 
 def found_states(graph: Graph, ctx: Lowering, given: Mapping[str, str], layout: Layout) -> None:
@@ -360,7 +429,9 @@ def assign_axes(
         layout.axes[port.name] = Axes(None, keep, tuple(k for k in ones if k != keep))
 
 
-def blocker(graph: Graph, ctx: Lowering, layout: Layout, lengths: set[Any]) -> GatestepError | None:
+def blocker(
+    graph: Graph, ctx: Lowering, layout: Layout, lengths: set[Any], given: Mapping[str, str]
+) -> GatestepError | None:
     """Why the model does not stream, if it does not."""
 
     def refuse(mixing: Mixing, why: str) -> UnsupportedModelError:
@@ -370,6 +441,9 @@ def blocker(graph: Graph, ctx: Lowering, layout: Layout, lengths: set[Any]) -> G
 
     mixing = next((m for m in ctx.mixings if is_in(ctx.root(m.tag), TIME)), None)
     backwards = next((m for m in ctx.mixings if "backwards" in m.reason), None)
+    if layout.timed:
+        mixing = mixing or misfit(ctx) or restarts(graph, ctx, layout, given) or squares(graph, ctx, layout)
+        mixing = mixing or varies(graph, ctx, layout.wanted(graph), TIME)
     if layout.timed and mixing is not None:
         return refuse(mixing, f"does not stream: it {mixing.reason}")
     if backwards is not None:
@@ -404,6 +478,27 @@ def blocker(graph: Graph, ctx: Lowering, layout: Layout, lengths: set[Any]) -> G
                 source=graph.source,
                 hint="Fix it in the file",
             )
+    return None
+
+
+def restarts(graph: Graph, ctx: Lowering, layout: Layout, given: Mapping[str, str]) -> Mixing | None:
+    """A recurrent operator whose state begins at a value that is computed, and so would begin anew at every frame."""
+    for run in ctx.runs:
+        for state in run.begins:
+            if (run.node.key, state) in layout.owned:
+                continue
+            sources = ancestors(graph, [run.node.inputs[5 if state == "h" else 6]]) & {p.name for p in graph.inputs}
+            if not sources or not sources <= given.keys():  # what the caller says is carried continues
+                return Mixing(TIME, run.node, f"begins at a state ({state}) that the model computes")
+    return None
+
+
+def squares(graph: Graph, ctx: Lowering, layout: Layout) -> Mixing | None:
+    """An input or output that has the frames along two axes."""
+    for port in [*graph.inputs, *graph.outputs]:
+        if port.name in layout.axes and sum(is_in(ctx.root(tag), TIME) for tag in tags_of(ctx, port.name)) > 1:
+            uses = (node for node in graph.nodes if port.name in node.inputs or port.name in node.outputs)
+            return Mixing(TIME, next(uses), f"has the frames along two axes of {port.name!r}")
     return None
 
 
@@ -454,7 +549,7 @@ def lowered(
         The walk; the buffers of the frame inputs in the file's order; the views of states kept in the file's layout.
     """
     shapes = place_shapes(graph, layout, frames, rows)
-    ctx = Lowering(graph, real, carry=True, owned=layout.owned)
+    ctx = Lowering(graph, real, carry=True, owned=layout.owned, squeezed=dict(layout.squeezed))
     inputs: list[Buffer] = []
     carried: dict[str, View] = {}
     for port in graph.inputs:

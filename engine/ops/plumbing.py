@@ -106,7 +106,14 @@ class Squeeze(Op):
     def lower(ctx: Lowering, node: Node, *inputs: Value | None) -> tuple[Value, ...]:
         x, axes = (*inputs, None)[:2]
         assert isinstance(x, View) and not isinstance(axes, View)
-        return (permuted(x, Squeeze._kept(x.shape, axes)),)
+        if axes is None and node.key in ctx.squeezed:
+            axes = np.array(ctx.squeezed[node.key], dtype=np.int64)
+        kept = Squeeze._kept(x.shape, axes)
+        if axes is None:
+            ctx.squeezed[node.key] = tuple(k for k in range(x.ndim) if k not in kept)
+            for k in kept:
+                ctx.drop(x.tags[k], node, "drops every axis of one element")
+        return (permuted(x, kept),)
 
 
 @register("Unsqueeze")
@@ -297,7 +304,7 @@ def windowed(ctx: Lowering, node: Node, view: View, axis: int, start: int, step:
     size, tag = view.shape[axis], view.tags[axis]
     if count == size and step == 1:
         return view
-    if count == 1 and start == size - 1:
+    if count == 1 and start == size - 1 and not isinstance(tag, Merged):
         ctx.last(tag, node)
     else:
         ctx.mix(tag, node, f"takes part of the frames ({count} of {size} from {start} on)")
@@ -305,6 +312,10 @@ def windowed(ctx: Lowering, node: Node, view: View, axis: int, start: int, step:
     shape[axis], strides[axis], tags[axis] = count, view.strides[axis] * step, None
     offset = view.offset + (start * view.strides[axis] if count else 0)
     return view.with_(shape=tuple(shape), strides=tuple(strides), tags=tuple(tags), offset=offset)
+
+
+#: Bounds of slices from here on mean "to the end".
+FAR = 2**31 - 1
 
 
 @register("Slice")
@@ -350,7 +361,10 @@ class Slice(Op):
         x = inputs[0]
         assert isinstance(x, View)
         for axis, part in Slice._slices(x.ndim, [a for a in inputs[1:] if not isinstance(a, View)]):
-            taken = Slice._range(part, x.shape[axis])
+            size = x.shape[axis]
+            if size < part.stop < FAR or -FAR < part.start < -size:  # a longer recording would be cut
+                ctx.mix(x.tags[axis], node, f"takes part of the frames ({part.start}:{part.stop})")
+            taken = Slice._range(part, size)
             x = windowed(ctx, node, x, axis, taken.start, taken.step, len(taken))
         return (x,)
 
