@@ -1,9 +1,8 @@
 # cython: language_level=3
 """How often memory was asked for: `malloc` and its relatives, counted.
 
-This module defines them. Where it is preloaded (``LD_PRELOAD``), every library of the process calls these; where it is only
-imported, nobody does, and nothing is counted. It takes the C library of GNU, whose `malloc`
-has a second name.
+They are defined here. Where this module is preloaded (``LD_PRELOAD``), every library of the process calls these; where it
+is only imported, nobody does, and nothing is counted. It takes the C library of GNU, whose `malloc` has a second name.
 """
 
 cdef extern from *:

@@ -6,14 +6,16 @@ The limit is a plain loop that reads the very same packed weights front to back,
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 import gatestep
 
 from ..kernels import available_isas, pack
 from ._probe import KernelCall, Reader
-from .cells import Layer
+from .cells import Array, Layer
 from .timing import Effort, Timed, looped, rounds
 
 __all__ = ["Bound", "measure"]
@@ -60,8 +62,18 @@ class Bound:
     best_overhead_new_ns: float
 
 
-def kernel_call(model: gatestep.Model) -> tuple[KernelCall, np.ndarray]:
-    """The recurrent kernel of a model of one layer, on buffers of its own, and the packed weights that it reads."""
+def kernel_call(model: gatestep.Model, frame: Array) -> tuple[KernelCall, NDArray[Any], NDArray[Any]]:
+    """The recurrent kernel of a model of one layer, its states starting at zero and carried from call to call.
+
+    Returns
+    -------
+    call : KernelCall
+        One step with input `frame`.
+    weights : ndarray
+        The packed weights that it reads: the model's own.
+    y : ndarray
+        What the last call put out.
+    """
     program = model.stream()._plan.program(1)
     (index,) = (k for k, packed in enumerate(program.packed) if packed is not None)
     instruction, weights = program.instructions[index], program.packed[index]
@@ -71,21 +83,21 @@ def kernel_call(model: gatestep.Model) -> tuple[KernelCall, np.ndarray]:
     x, h, c, y, scratch = (
         pack.aligned_empty(size, weights.dtype) for size in (inputs, lanes, lanes, lanes, 4 * lanes + 64)
     )
-    x[:] = np.random.default_rng(1).standard_normal(inputs)
+    x[:] = frame
     h[:] = c[:] = y[:] = scratch[:] = 0
     slots = {0: x, 1: weights, 2: h, 3: c, 4: y, 5: h, 6: c, 9: scratch}
     addresses = {slot: array.ctypes.data for slot, array in slots.items()}
     call = KernelCall(program.addresses[index], addresses, instruction.n, instruction.f, (slots, program))
-    return call, weights
+    return call, weights, y[:hidden]
 
 
 def measure(layer: Layer, effort: Effort) -> Bound:
     """Reading, kernel and step of one layer, by turns."""
     model = gatestep.load(layer.file)
-    kernel, weights = kernel_call(model)
+    x = np.random.default_rng(1).standard_normal(layer.inputs, np.float32)
+    kernel, weights, _ = kernel_call(model, x)
     memory = weights.view(np.uint8)
     stream = model.stream()
-    x = np.random.default_rng(1).standard_normal(layer.inputs).astype(np.float32)
     names = {"step": stream.step, "x": x, "out": np.empty(layer.hidden, np.float32)}
     reads: dict[str, Timed] = {
         f"read {width}": Reader(memory, width).seconds

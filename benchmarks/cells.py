@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -52,20 +53,22 @@ class Layer:
     @cached_property
     def file(self) -> bytes:
         """An ONNX file of this layer: ``x (T, B, I)`` to ``y (T, B, H)``, states ``h0`` to ``hn`` and so on."""
-        from onnx import TensorProto, helper, numpy_helper
+        from onnx import TensorProto, ValueInfoProto, helper, numpy_helper
 
         order = (0, 3, 1, 2) if self.cell == "lstm" else (1, 0, 2)  # ONNX: i o f c, and z r h
         w, r, b, c = (np.concatenate([np.split(a, len(order))[gate] for gate in order])[None] for a in self.weights)
         constants = {"w": w, "r": r, "b": np.concatenate([b, c], axis=1), "directions": np.array([1])}
         before = [f"{name}0" for name in self.states]
         after = [f"{name}n" for name in self.states]
-        attributes = {"hidden_size": self.hidden} | ({} if self.cell == "lstm" else {"linear_before_reset": 1})
+        attributes: dict[str, Any] = {"hidden_size": self.hidden}
+        if self.cell == "gru":
+            attributes["linear_before_reset"] = 1
         nodes = [
             helper.make_node(self.cell.upper(), ["x", "w", "r", "b", "", *before], ["all", *after], **attributes),
             helper.make_node("Squeeze", ["all", "directions"], ["y"]),
         ]
 
-        def port(name: str, *shape: str | int) -> object:
+        def port(name: str, *shape: str | int) -> ValueInfoProto:
             return helper.make_tensor_value_info(name, TensorProto.FLOAT, shape)
 
         graph = helper.make_graph(

@@ -97,9 +97,9 @@ def markdown(report: Report) -> str:
                 parts += [f"**{cell.upper()}.** {title}:", _table(cases, report.bounds)]
     if report.cases and report.bounds:
         parts.append(
-            "*of the limit*: the time that a plain loop takes to read the packed weights once ÷ the kernel's time. What "
-            "lies in the first-level cache is read faster than products and activations can follow one another. Where "
-            "weights overflow a cache, the kernel may beat the loop, for it reads them to and fro."
+            "*of the limit*: the time that a plain loop takes to read the packed weights once ÷ the kernel's time. "
+            "What lies in the first-level cache is read faster than products and activations can follow one another. "
+            "Where weights overflow a cache, the kernel may beat the loop, for it reads them to and fro."
         )
     elif report.bounds:
         parts.append(_bounds_table(report.bounds))
