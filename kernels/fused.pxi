@@ -226,7 +226,7 @@ cdef vf gru_cell_general(const Step* s, const vf* sums, vf h) noexcept nogil:
 cdef inline void gru_tile(
     const int kind, const int rows, const int units, const Step* s, Py_ssize_t unit, Py_ssize_t row
 ) noexcept nogil:
-    cdef const real* w[2]
+    cdef const real* w[4]
     cdef vf sums[16]
     cdef vf kept[16]
     cdef vf h
@@ -445,10 +445,20 @@ cdef inline void all_units(const int kind, const Step* s, Py_ssize_t batch, bint
 
     The end of the last pass is still in the cache: a pass that starts there finds some of its weights closer.
     """
-    cdef Py_ssize_t units = quotient_up(s.size, GS_LANES), pairs = (units + 1) // 2, pair, unit
-    for pair in range(pairs):
-        unit = 2 * (pairs - 1 - pair if backwards else pair)
-        all_rows(kind, 4, s, unit, min(unit + 2, units), batch)
+    cdef Py_ssize_t units = quotient_up(s.size, GS_LANES), count = 2, group, groups, unit, stop
+    if kind == GRU and GS_ROWS == 4 and batch == 1 and units >= 8:
+        # A GRU reads three vectors per k where an LSTM reads four: two units leave the load ports idle.
+        count = 4
+    groups = quotient_up(units, count)
+    for group in range(groups):
+        unit = count * (groups - 1 - group if backwards else group)
+        stop = min(unit + count, units)
+        if kind == GRU and stop - unit == 4:
+            tile(kind, 1, 4, 4, s, unit, 0)
+            continue
+        while unit < stop:
+            all_rows(kind, 4, s, unit, min(unit + 2, stop), batch)
+            unit += 2
 
 
 cdef void lstm_step(const Step* s, Py_ssize_t batch, bint backwards) noexcept nogil:

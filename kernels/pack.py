@@ -55,8 +55,8 @@ def _padded(rows: Array, size: int) -> Array:
 def _lanes(rows: Array, blocks: int) -> Array:
     """(gates, hidden, k) as (blocks, k, gates, 16)."""
     gates, _, width = rows.shape
-    blocked: Array = _padded(rows, blocks * BLOCK).reshape(gates, blocks, BLOCK, width)
-    return blocked.transpose(1, 3, 0, 2)
+    lanes: Array = _padded(rows, blocks * BLOCK).reshape(gates, blocks, BLOCK, width).transpose(1, 3, 0, 2)
+    return lanes
 
 
 def pack_lstm(w: ArrayLike, r: ArrayLike, b: ArrayLike, dtype: Any) -> Array:

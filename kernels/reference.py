@@ -4,8 +4,8 @@ One direction of one layer each, gates in our order (LSTM i f g o, GRU r z n); x
 operator specifications of RNN, GRU and LSTM (https://onnx.ai/onnx/operators/), whose attributes all have their place
 here; PyTorch's ``nn.LSTM``, ``nn.GRU`` and ``nn.RNN`` for the gate order and the projection (``proj_size``); TFLite's
 LSTM for the other coupling. Where the specification is silent, ONNX Runtime decides: ``clip`` holds the sums that go
-into f and g of a cell (peepholes included), and leaves the cell state on its way to h alone; a row of length 0 ends with
-states of 0.
+into f and g of a cell (peepholes included), and leaves the cell state on its way to h alone; a row of length 0 ends
+with states of 0.
 """
 
 from __future__ import annotations

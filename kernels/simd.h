@@ -58,7 +58,7 @@ typedef real gs_aligned __attribute__((vector_size(GS_VECTOR_BYTES), may_alias))
 #define GS_INLINE static inline __attribute__((always_inline, unused))
 /* A tile is written once and specialised by constant arguments: that needs every inline function of Cython inlined. */
 #undef CYTHON_INLINE
-#define CYTHON_INLINE inline __attribute__((always_inline))
+#define CYTHON_INLINE inline __attribute__((always_inline, unused))
 
 GS_INLINE gs_vf gs_splat(real x) { return x - (gs_vf){0}; }
 GS_INLINE gs_vf gs_load(const real *p) { return *(const gs_anywhere *)p; }
