@@ -318,4 +318,4 @@ def rain(rng: np.random.Generator) -> FloatArray:
     return drops + 0.8 * hiss
 
 
-HELD_OUT_NOISES = (vacuum_cleaner, rain)
+HELD_OUT_NOISES = (rain, vacuum_cleaner)

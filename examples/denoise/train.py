@@ -28,7 +28,7 @@ from dsp import BINS, HOP, RATE, FloatArray, enhance, features, si_sdr, stft, wr
 try:
     import onnxruntime
     import torch
-    from safetensors.torch import save_file
+    from safetensors.torch import load_file, save_file
     from torch import Tensor, nn
 except ImportError as error:
     sys.exit(f"training needs {error.name}: pip install torch onnx onnxruntime safetensors")
@@ -107,8 +107,11 @@ class Mixer:
 
         snr = rng.uniform(-6, 18, (size, 1, 1))
         noisy *= (rms(clean) / rms(noisy) * 10 ** (-snr / 20)).astype(np.float32)
-        # Some sequences hold nothing but noise, so that the network learns to answer with silence.
-        clean *= (rng.random((size, 1, 1)) > 0.05).astype(np.float32)
+        # Long pauses teach silence. Speech always comes back: a network that sees sequences of noise alone
+        # learns to give up on a stream and stays mute.
+        for row in np.flatnonzero(rng.random(size) < 0.3):
+            begin = rng.integers(SEQUENCE)
+            clean[row, begin : begin + rng.integers(SEQUENCE // 2)] = 0
         noisy += clean
         # 16 is the RMS of a bin when the samples have an RMS of one; the levels are -45 to -12 dB of full
         # scale.
@@ -135,18 +138,29 @@ def loss_of(mask: Tensor, noisy: Tensor, clean: Tensor, cosine: Tensor) -> Tenso
     power = 0.3
     # A floor keeps the slope of the power finite in empty bins.
     a, b = (estimate + 1e-4) ** power, (clean + 1e-4) ** power
-    compressed = ((a - b) ** 2 + 0.5 * (a * a - 2 * a * b * cosine + b * b)).mean()
+    # Speech that is lost weighs double, or quiet consonants are the price of quiet pauses.
+    lost = 1 + (b > a).float()
+    compressed = (lost * (a - b) ** 2 + 0.5 * (a * a - 2 * a * b * cosine + b * b)).mean()
     residual = (estimate**2 - 2 * estimate * clean * cosine + clean**2).mean(dim=(0, 2))
     return compressed + 0.2 * torch.log10(residual + 1e-3).mean()
 
 
-def train(mixer: Mixer, steps: int, batch: int, hidden: int) -> Denoiser:
-    """Train for `steps` updates with truncated backpropagation; return the self-contained network."""
+def train(mixer: Mixer, steps: int, batch: int, hidden: int, start: Path | None) -> Denoiser:
+    """Train for `steps` updates with truncated backpropagation; return the self-contained network.
+
+    `start` is a weight file of an earlier run to go on from.
+    """
     sample = features(np.abs(mixer.batch(64)[0]) ** 2).reshape(-1, BINS)
     mean, deviation = torch.from_numpy(sample.mean(0)), torch.from_numpy(sample.std(0))
     network = Denoiser(hidden)
+    if start is not None:
+        network.load_state_dict(load_file(start))
+        with torch.no_grad():  # the inverse of folded()
+            network.encoder.bias += network.encoder.weight @ mean
+            network.encoder.weight *= deviation
     optimiser = torch.optim.Adam(network.parameters(), lr=2e-3)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, 2e-3, total_steps=steps, pct_start=0.05)
+    h = torch.zeros(2, batch, hidden)
     begin, running = time.monotonic(), 0.0
     per_sequence = SEQUENCE // CHUNK
     for step in range(steps):
@@ -157,7 +171,8 @@ def train(mixer: Mixer, steps: int, batch: int, hidden: int) -> Denoiser:
             loudness = np.sqrt(np.mean(np.abs(noisy) ** 2, axis=(0, 2), keepdims=True))
             magnitudes = [torch.from_numpy(np.abs(spectrum) / loudness) for spectrum in (noisy, clean)]
             cosine = torch.from_numpy(np.cos(np.angle(noisy) - np.angle(clean)))
-            h = torch.zeros(2, batch, hidden)
+            # Half of the sequences begin where another one ended: in a stream, nothing resets the state.
+            h = h * (torch.rand(1, batch, 1) < 0.5)
         now = slice(part * CHUNK, (part + 1) * CHUNK)
         # The state goes on from chunk to chunk as it will in a stream, the gradient does not.
         mask, h = network(x[now], h.detach())
@@ -261,6 +276,7 @@ def main() -> None:
     parser.add_argument("--hidden", type=int, default=128, help="units of a layer (default: %(default)s)")
     parser.add_argument("--threads", type=int, default=1, help="threads of PyTorch (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=1, help="(default: %(default)s)")
+    parser.add_argument("--start", type=Path, help="go on from this denoiser.safetensors")
     parser.add_argument("--out", type=Path, default=HERE, help="folder of the files (default: this folder)")
     parser.add_argument("--make-test-wav", action="store_true", help="only write noisy.wav and clean.wav")
     parser.add_argument(
@@ -275,7 +291,7 @@ def main() -> None:
         torch.set_num_threads(arguments.threads)
         torch.manual_seed(arguments.seed)
         mixer = Mixer(arguments.minutes, np.random.default_rng(arguments.seed))
-        network = train(mixer, arguments.steps, arguments.batch, arguments.hidden)
+        network = train(mixer, arguments.steps, arguments.batch, arguments.hidden, arguments.start)
         export(network, arguments.out)
     evaluate(arguments.out / "denoiser.onnx")
 
