@@ -2,7 +2,8 @@
 
 A row is read in blocks of GS_BLOCK columns, a column belongs to the lane of its index, and lanes are added up in one
 order: the bits of a result depend on its own row alone, and on machines with a fused multiply-add they are the same for
-every width of vector. The end of a row runs through the same vector functions, continued with a neutral element. Included after activations.pxi.
+every width of vector. The end of a row runs through the same vector functions, continued with a neutral element.
+Included after activations.pxi.
 """
 
 from libc.math cimport INFINITY, pow, sqrt
