@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -155,6 +156,8 @@ class Plan:
             shape = self._shapes[port.name]
             features = [shape[k] for k in axes.order(len(shape)) if k not in (axes.time, axes.batch)]
             rows = [self.rows] if axes.batch is not None and batch is not None else []
+            if math.prod(rows) * math.prod(features) != math.prod(shape):  # the memory of a frame hangs on it
+                raise ShapeError(f"{self.model.source}: {port.name!r} of shape {shape} is no frame of {self.rows} rows")
             constant = self.model.layout.timed and axes.time is None and port in self.inputs
             specs.append((port.name, (*rows, *features), self.model.dtypes[port.name], constant))
         return specs

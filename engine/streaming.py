@@ -15,7 +15,7 @@ import numpy as np
 
 from .errors import GatestepError, ShapeError, UnsupportedModelError
 from .graph import Graph, Node
-from .lowering import BATCH, TIME, Lowering, Mixing, NeedsValue, ancestors
+from .lowering import BATCH, TIME, Lowering, Mixing, NeedsValue, ancestors, needed
 from .ops import OPS
 from .ops.plumbing import cast
 from .states import Slot, pair_by_name, trace
@@ -24,7 +24,7 @@ from .values import Buffer, Merged, Tag, Value, View, c_strides
 __all__ = ["Axes", "Layout", "analyse", "arranged", "frame_view", "lowered", "place_shapes", "port_shapes"]
 
 #: Sizes for free dimensions during the walk: primes, so that no reshape can take one for something else.
-PRIMES = (53, 61, 67, 71, 73, 79, 83, 89, 97, 101, 103, 107, 109, 113)
+PRIMES = (53, 61, 67, 71, 73, 79, 83, 89, 97, 101, 103, 107, 109, 113, 127, 131, 137, 139, 149, 151, 157, 163, 167, 173)
 
 
 @dataclass(frozen=True)
@@ -72,6 +72,8 @@ class Layout:
         The recurrent operators' states that those inputs set.
     finals : tuple of str
         Outputs that only show final states, and are states of the stream for that.
+    kept : tuple of str
+        Outputs that are states of operators which nothing else asks for.
     lengths : frozenset of str
         Inputs that only say where recordings end. A stream ends when its caller stops, so a frame does without.
     blocker : GatestepError or None
@@ -92,6 +94,7 @@ class Layout:
     states: dict[str, str | None] = field(default_factory=dict)
     owned: frozenset[Slot] = frozenset()
     finals: tuple[str, ...] = ()
+    kept: tuple[str, ...] = ()
     lengths: frozenset[str] = frozenset()
     blocker: GatestepError | None = None
     state_batch: dict[str, tuple[int, ...]] = field(default_factory=dict)
@@ -100,7 +103,7 @@ class Layout:
 
     def wanted(self, graph: Graph) -> list[str]:
         """Values that a step computes."""
-        return [p.name for p in graph.outputs if p.name in self.axes] + list(self.carried.values())
+        return [p.name for p in graph.outputs if p.name in self.axes] + [*self.carried.values(), *self.kept]
 
     def states_in(self) -> set[str]:
         """Inputs that are states."""
@@ -114,7 +117,7 @@ class Layout:
 def port_shapes(graph: Graph, fixed: Mapping[tuple[str, int], int]) -> dict[str, tuple[int, ...]]:
     """Concrete shapes of all inputs: the file's sizes, primes for free ones, `fixed` for the axes that it names."""
     symbols: dict[str, int] = {}
-    spare = iter(PRIMES)
+    spare = iter(unused(graph)[:-2])
     shapes = {}
     for port in graph.inputs:
         if port.shape is None:
@@ -136,12 +139,19 @@ def port_shapes(graph: Graph, fixed: Mapping[tuple[str, int], int]) -> dict[str,
     return shapes
 
 
+def unused(graph: Graph) -> list[int]:
+    """Primes that are no size in the file. The last two are for time and batch."""
+    sizes = {n for array in graph.constants.values() for n in array.shape}
+    sizes.update(n for port in graph.inputs for n in port.shape or () if isinstance(n, int))
+    return [n for n in PRIMES if n not in sizes]
+
+
 def take(spare: Iterator[int], graph: Graph) -> int:
     """The next size that nothing else has."""
     try:
         return next(spare)
     except StopIteration:
-        raise UnsupportedModelError(f"more than {len(PRIMES)} free dimensions", source=graph.source) from None
+        raise UnsupportedModelError("too many free dimensions", source=graph.source) from None
 
 
 def axis_tag(name: str, axis: int) -> str:
@@ -181,6 +191,13 @@ def axis_of(ctx: Lowering, tags: tuple[Tag, ...], what: str) -> int | None:
     return next((k for k, tag in enumerate(tags) if ctx.root(tag) == what), None)
 
 
+def tagged(ctx: Lowering, batch: Mapping[str, int | None]) -> None:
+    """Say which axes of the inputs are the batch."""
+    for name, axis in batch.items():
+        if axis is not None:
+            ctx.unify(axis_tag(name, axis), BATCH)
+
+
 def tags_of(ctx: Lowering, name: str) -> tuple[Tag, ...]:
     value = ctx.values[name]
     return value.tags if isinstance(value, View) else (None,) * value.ndim
@@ -216,6 +233,7 @@ def analyse(graph: Graph, real: np.dtype[Any], states: Mapping[str, str] | None 
     ports = {p.name: p for p in graph.inputs}
     if all(axis is None for axis in batch.values()):
         batch |= {p.name: 0 for p in graph.inputs if p.shape and not isinstance(p.shape[0], int) and time[p.name] != 0}
+        tagged(ctx, batch)
     lengths = {ports[name].shape[axis] for name, axis in time.items() if axis is not None}  # type: ignore[index]
     ctx, layout.timed, layout.free_batch, layout.batch_blocker = freed(graph, real, ctx, time, batch)
     layout.squeezed = ctx.squeezed
@@ -227,7 +245,8 @@ def analyse(graph: Graph, real: np.dtype[Any], states: Mapping[str, str] | None 
         axis = batch.get(p.name)
         if p.name in layout.states_in() | layout.lengths and axis is not None:
             layout.state_batch[p.name] = (axis,)
-    ctx = walk(graph, real, shapes, layout.wanted(graph))  # now without what only hands states on
+    ctx = walk(graph, real, shapes, layout.wanted(graph), layout.squeezed)  # now without what only hands states on
+    tagged(ctx, batch)
     layout.blocker = blocker(graph, ctx, layout, lengths, states or {})
     lasts = any(is_in(ctx.root(m.tag), TIME) for m in ctx.lasts)
     outputs_timed = all(layout.axes[p.name].time is not None for p in graph.outputs if p.name in layout.axes)
@@ -261,7 +280,8 @@ def freed(
 
     has_time = any(axis is not None for axis in time.values())
     has_batch = any(axis is not None for axis in batch.values())
-    time_fixed, batch_fixed = sized(time, PRIMES[-1], True), sized(batch, PRIMES[-2], True)
+    primes = unused(graph)
+    time_fixed, batch_fixed = sized(time, primes[-1], True), sized(batch, primes[-2], True)
     why = "the file fixes the batch"
     for free_time, free_batch in ((True, True), (True, False), (False, True), (False, False)):
         if (free_time and not has_time) or (free_batch and not has_batch):
@@ -273,6 +293,7 @@ def freed(
                 other = walk(graph, real, port_shapes(graph, change))
             except (GatestepError, NeedsValue):
                 continue
+            tagged(other, batch)
             if any(axis_of(other, tags_of(other, name), TIME) != axis for name, axis in time.items()):
                 continue
         if free_time and time_fixed:
@@ -371,10 +392,18 @@ def found_states(graph: Graph, ctx: Lowering, given: Mapping[str, str], layout: 
     finals = [
         name
         for name in traced.outputs
-        if name not in shown | taken and not layout.owned & traced.covered(traced.outputs[name])
+        if name not in shown | taken
+        and not layout.owned & traced.covered(traced.outputs[name])
+        and np.unique(traced.outputs[name]).size == traced.outputs[name].size
     ]
     if outs - layout.states_out() - set(finals):
         layout.finals = tuple(finals)
+    # States that no frame asks for: their operators still run.
+    rest = outs - layout.states_out()
+    running = {node.key for node in needed(graph, [*rest, *layout.carried.values()], ins)}
+    layout.kept = tuple(
+        out for out in (*layout.finals, *shown) if any(key not in running for key, _ in traced.covered(traced.outputs[out]))
+    )
     left_in = {p.name: ctx.values[p.name] for p in graph.inputs if p.name not in layout.states_in()}
     left_out = {p.name: ctx.values[p.name] for p in graph.outputs if p.name not in layout.states_out()}
     if len(left_in) > 1 and len(left_out) > 1:
@@ -403,6 +432,7 @@ def assign_axes(
 ) -> None:
     """Decide the frame of every port that is not a state."""
     states = layout.states_in() | layout.lengths
+    rows = next((ctx.values[n].shape[a] for n, a in batch.items() if a is not None), 1)
     if not layout.states_out().issuperset(p.name for p in graph.outputs):
         states |= layout.states_out()
     for port in [*graph.inputs, *graph.outputs]:
@@ -415,7 +445,15 @@ def assign_axes(
         if port.name not in batch:
             # An axis that is the batch by its tag, or that follows the first axis of an input taken for it.
             leads = {ctx.root(axis_tag(n, a)) for n, a in batch.items() if a is not None}
-            b = next((k for k, tag in enumerate(tags) if ctx.root(tag) in leads | {BATCH} and k != t), None)
+            # Rows of another operator, as many as it likes, are no batch.
+            b = next(
+                (
+                    k
+                    for k, tag in enumerate(tags)
+                    if ctx.root(tag) in leads | {BATCH} and k != t and value.shape[k] == rows
+                ),
+                None,
+            )
         if layout.timed:
             layout.axes[port.name] = Axes(t, b)
             continue
@@ -442,7 +480,7 @@ def blocker(
     mixing = next((m for m in ctx.mixings if is_in(ctx.root(m.tag), TIME)), None)
     backwards = next((m for m in ctx.mixings if "backwards" in m.reason), None)
     if layout.timed:
-        mixing = mixing or misfit(ctx) or restarts(graph, ctx, layout, given) or squares(graph, ctx, layout)
+        mixing = mixing or misfit(ctx) or restarts(graph, ctx, layout, given) or hindsight(graph, ctx) or squares(graph, ctx, layout)
         mixing = mixing or varies(graph, ctx, layout.wanted(graph), TIME)
     if layout.timed and mixing is not None:
         return refuse(mixing, f"does not stream: it {mixing.reason}")
@@ -493,12 +531,27 @@ def restarts(graph: Graph, ctx: Lowering, layout: Layout, given: Mapping[str, st
     return None
 
 
+def hindsight(graph: Graph, ctx: Lowering) -> Mixing | None:
+    """A recurrent operator over frames that the last one has changed."""
+    lasts = set()
+    for mixing in ctx.lasts:
+        if is_in(ctx.root(mixing.tag), TIME):
+            lasts.update(mixing.node.outputs[1:] if mixing.node.op in ("LSTM", "GRU", "RNN") else mixing.node.outputs)
+    for run in ctx.runs:
+        if lasts & ancestors(graph, [run.node.inputs[0]]):
+            return Mixing(TIME, run.node, "runs over frames that hold what comes after them")
+    return None
+
+
 def squares(graph: Graph, ctx: Lowering, layout: Layout) -> Mixing | None:
-    """An input or output that has the frames along two axes."""
+    """An input or output that has the frames along two axes, or folded up with their features."""
     for port in [*graph.inputs, *graph.outputs]:
-        if port.name in layout.axes and sum(is_in(ctx.root(tag), TIME) for tag in tags_of(ctx, port.name)) > 1:
-            uses = (node for node in graph.nodes if port.name in node.inputs or port.name in node.outputs)
-            return Mixing(TIME, next(uses), f"has the frames along two axes of {port.name!r}")
+        tags = [ctx.root(tag) for tag in tags_of(ctx, port.name)] if port.name in layout.axes else []
+        timed = [tag for tag in tags if is_in(tag, TIME)]
+        folded = any(part not in (TIME, BATCH) for tag in timed if isinstance(tag, Merged) for part, _ in tag.parts)
+        if len(timed) > 1 or folded:
+            node = next(node for node in graph.nodes if port.name in node.inputs or port.name in node.outputs)
+            return Mixing(TIME, node, f"has the frames of {port.name!r} {'within' if folded else 'along more than'} one axis")
     return None
 
 
