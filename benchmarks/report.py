@@ -125,7 +125,7 @@ def _facts(report: Report) -> list[str]:
         cold = report.cold
         started = [f"{name} {ms:.0f} ms" for name, ms in cold.first_frame_ms.items() if name not in ("python", "numpy")]
         facts += [
-            f"`import gatestep` takes {cold.import_ms:.0f} ms more than `import numpy`.",
+            f"`import gatestep` adds {cold.import_ms:.0f} ms to `import numpy` ({cold.import_cpu_ms:.0f} ms of work).",
             f"A fresh process that loads an ONNX file and computes one frame: {', '.join(started)}; one that only "
             f"imports NumPy: {cold.first_frame_ms['numpy']:.0f} ms.",
         ]
