@@ -83,20 +83,22 @@ def rounds(contenders: Mapping[str, Timed], effort: Effort) -> Rounds:
     ns: dict[str, list[float]] = {name: [] for name in names}
     for turn in range(total):
         for name in names[turn % len(names) :] + names[: turn % len(names)]:
-            timed = contenders[name]
-            timed(WARM_UP)
-            ns[name].append(timed(counts[name]) / counts[name] * 1e9)
+            timed, count = contenders[name], counts[name]
+            if count > 1:
+                timed(WARM_UP)
+            ns[name].append(timed(count) / count * 1e9)
     return Rounds({name: np.array(values) for name, values in ns.items()})
 
 
 def _calls(timed: Timed, seconds: float) -> int:
-    """Calls that take about `seconds`, four at least unless one alone is far too long."""
+    """Calls that take about `seconds`; four at least, or one if even that takes far too long."""
     timed(1)
     count = 1
-    while (taken := timed(count)) < seconds / 4 and count < 1 << 24:
+    # The fastest of three: one that was interrupted would make every round too short.
+    while (taken := min(timed(count) for _ in range(3))) < seconds / 4 and count < 1 << 24:
         count *= 2
-    wanted = int(count * seconds / max(taken, 1e-9))
-    return max(wanted, 4 if taken / count < 10 * seconds else 1)
+    once = max(taken / count, 1e-9)
+    return max(int(seconds / once), 4) if once < 5 * seconds else 1
 
 
 def each(calls: Mapping[str, Callable[[], object]], effort: Effort) -> dict[str, NDArray[np.float64]]:
