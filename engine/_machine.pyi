@@ -52,6 +52,9 @@ class Stepper:
     ) -> Any:
         """Advance by a chunk of frames, continuing from the present state."""
 
+    def check_idle(self) -> None:
+        """Raise StateError where another thread is inside this stream."""
+
     def build_chunks(self) -> list[tuple[int, Machine]]:
         """Machines for chunks of frames, longest first; made when first needed."""
 

@@ -265,54 +265,61 @@ cdef class Stepper:
             return self.step_many(frame, out)
         source = <Frame>self.inputs[0]
         target = <Frame>self.outputs[0]
-        if source.fits(frame):
-            x = <cnp.ndarray>frame
-        elif isinstance(frame, (dict, tuple)):
+        if not source.fits(frame):
             return self.step_many(frame, out)
-        else:
-            x = source.staged(frame)
+        x = <cnp.ndarray>frame
         if out is None:
             y = cnp.PyArray_EMPTY(target.ndim, target.dims, target.type_num, 0)
+        elif not target.fits(out) or not cnp.PyArray_ISWRITEABLE(<cnp.ndarray>out) or overlap(x, <cnp.ndarray>out):
+            return self.step_many(frame, out)
         else:
-            if not target.fits(out) or not cnp.PyArray_ISWRITEABLE(<cnp.ndarray>out):
-                raise bad_out(target, out)
             y = <cnp.ndarray>out
-            if overlap(x, y):
-                x = source.staged(x)
         ports[0] = <char *>cnp.PyArray_DATA(x)
         ports[1] = <char *>cnp.PyArray_DATA(y)
-        self.advance(ports)
+        if self.busy:
+            raise occupied()
+        self.busy = self.release
+        failed = self.advance(ports)
+        self.busy = False
+        if failed >= 0:
+            raise self.failure(failed, -1)
         return y
 
-    cdef int advance(self, char **ports) except -1:
-        """Run the one-frame machine; on failure put the state back."""
+    cdef Py_ssize_t advance(self, char **ports) noexcept:
+        """Run the one-frame machine. Returns the number of the call that failed, with the state put back, or -1."""
         cdef unsigned long long mode
         cdef Py_ssize_t failed
-        if self.busy:
-            raise StateError("another thread is inside this stream; give each thread a stream of its own")
         if self.fallible:
             memcpy(cnp.PyArray_DATA(self.shadow), cnp.PyArray_DATA(self.memory), cnp.PyArray_NBYTES(self.memory))
         if self.release:
-            self.busy = True
             with nogil:
                 mode = gs_ftz_on()
                 failed = self.machine.execute(ports)
                 gs_ftz_restore(mode)
-            self.busy = False
         else:
             mode = gs_ftz_on()
             failed = self.machine.execute(ports)
             gs_ftz_restore(mode)
         if failed >= 0:
             memcpy(cnp.PyArray_DATA(self.memory), cnp.PyArray_DATA(self.shadow), cnp.PyArray_NBYTES(self.memory))
-            raise self.failure(failed, 0)
-        return 0
+        return failed
 
     cdef object step_many(self, object frame, object out):
+        """A step with whatever the caller gave: several ports, arrays that need copying, errors."""
+        if self.busy:
+            raise occupied()
+        self.busy = True  # from here on: the staging buffers are this caller's, too
+        try:
+            return self.step_held(frame, out)
+        finally:
+            self.busy = False
+
+    cdef object step_held(self, object frame, object out):
         cdef char *ports[MAX_PORTS]
         cdef list arrays = [], results = []
         cdef Frame port
         cdef cnp.ndarray array
+        cdef Py_ssize_t failed
         for port, value in zip(self.inputs, gathered(self.inputs, frame, "frame")):
             arrays.append(value if port.fits(value) else port.staged(value))
         for port, value in zip(self.outputs, gathered(self.outputs, out, "out")):
@@ -321,13 +328,16 @@ cdef class Stepper:
             elif not port.fits(value) or not cnp.PyArray_ISWRITEABLE(<cnp.ndarray>value):
                 raise bad_out(port, value)
             results.append(value)
+        apart(results)
         for i, (port, array) in enumerate(zip(self.inputs, arrays)):
             for value in results:
                 if overlap(array, <cnp.ndarray>value):
                     arrays[i] = port.staged(array)
         for i, value in enumerate(arrays + results):
             ports[<Py_ssize_t>i] = <char *>cnp.PyArray_DATA(<cnp.ndarray>value)
-        self.advance(ports)
+        failed = self.advance(ports)
+        if failed >= 0:
+            raise self.failure(failed, -1)
         return self.given(frame, results)
 
     cdef object given(self, object frame, list results):
@@ -385,6 +395,7 @@ cdef class Stepper:
                 raise bad_out(port, value)
             strides[self.n_in + len(results)] = port.nbytes
             results.append(value)
+        apart(results)
         for i in range(self.n_in):
             if any(overlap(<cnp.ndarray>arrays[i], <cnp.ndarray>value) for value in results):
                 arrays[i] = arrays[i].copy()
@@ -399,10 +410,11 @@ cdef class Stepper:
         """Run `count` frames: chunks as long as there are whole ones, then one by one."""
         cdef Py_ssize_t sizes[4]
         cdef void *machines[4]
+        cdef char *first[MAX_PORTS]
         cdef Py_ssize_t kinds = 0, kind, done = 0, failed = -1, k, total = self.n_in + self.n_out
         cdef unsigned long long mode
         if self.busy:
-            raise StateError("another thread is inside this stream; give each thread a stream of its own")
+            raise occupied()
         if self.chunks is None:
             self.chunks = self.build_chunks()
         for size, machine in self.chunks:
@@ -412,6 +424,7 @@ cdef class Stepper:
         sizes[kinds], machines[kinds] = 1, <void *>self.machine
         if self.fallible:
             memcpy(cnp.PyArray_DATA(self.shadow), cnp.PyArray_DATA(self.memory), cnp.PyArray_NBYTES(self.memory))
+        memcpy(first, ports, total * sizeof(char *))
         self.busy = True
         with nogil:
             mode = gs_ftz_on()
@@ -422,11 +435,29 @@ cdef class Stepper:
                         ports[k] += strides[k] * sizes[kind]
                     done += sizes[kind]
             gs_ftz_restore(mode)
-        self.busy = False
         if failed >= 0:
+            # Once more frame by frame, to say which one it was.
             memcpy(cnp.PyArray_DATA(self.memory), cnp.PyArray_DATA(self.shadow), cnp.PyArray_NBYTES(self.memory))
+            with nogil:
+                mode = gs_ftz_on()
+                failed = -1
+                for done in range(count):
+                    failed = self.machine.execute(first)
+                    if failed >= 0:
+                        break
+                    for k in range(total):
+                        first[k] += strides[k]
+                gs_ftz_restore(mode)
+            memcpy(cnp.PyArray_DATA(self.memory), cnp.PyArray_DATA(self.shadow), cnp.PyArray_NBYTES(self.memory))
+            self.busy = False
             raise self.failure(failed, done)
+        self.busy = False
         return 0
+
+    def check_idle(self):
+        """Raise StateError where another thread is inside this stream."""
+        if self.busy:
+            raise occupied()
 
     def build_chunks(self):
         """Machines for chunks of frames, ``[(frames, machine), ...]``, longest first; made when first needed."""
@@ -435,6 +466,20 @@ cdef class Stepper:
     def failure(self, call, frame):
         """The error for a call that failed."""
         return ShapeError(f"call {call} failed at frame {frame}")
+
+
+cdef object occupied():
+    return StateError("another thread is inside this stream; give each thread a stream of its own")
+
+
+cdef int apart(list results) except -1:
+    """Refuse to write two outputs to one memory."""
+    cdef Py_ssize_t i, k
+    for i in range(1, len(results)):
+        for k in range(i):
+            if overlap(<cnp.ndarray>results[i], <cnp.ndarray>results[k]):
+                raise ShapeError(f"out {k} and out {i} share memory")
+    return 0
 
 
 cdef list gathered(tuple ports, object value, str what):

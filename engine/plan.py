@@ -107,6 +107,8 @@ class Plan:
         outputs = []
         for port in self.outputs:
             view, axes = ctx.view(ctx.values[port.name]), layout.axes[port.name]
+            if view.buffer.kind == "state" and layout.carried:  # read before any state is overwritten
+                view = ctx.copy(Node("Output", (), (), {}, port.name), view, ctx.temp(view.shape, view.dtype))
             order = axes.order(view.ndim)
             outputs.append(
                 (
@@ -169,4 +171,4 @@ class Plan:
 
     def failure(self, call: int, frame: int) -> ShapeError:
         """The error for call number `call` of a program, which refused what it read."""
-        return self.model.failure(self._programs[1].instructions[call].node, f"at frame {frame}")
+        return self.model.failure(self._programs[1].instructions[call].node, f"at frame {frame}" if frame >= 0 else "")

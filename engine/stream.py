@@ -33,11 +33,12 @@ class StateView(MutableMapping[str, np.ndarray]):
     one, or else ``"<node>.h"`` and ``"<node>.c"``, of shape ``(directions, B, H)``.
     """
 
-    def __init__(self, plan: Plan, memory: np.ndarray) -> None:
-        self._plan, self._memory = plan, memory
+    def __init__(self, stream: Stream) -> None:
+        self._stream, self._plan, self._memory = stream, stream._plan, stream._memory
 
     def __getitem__(self, name: str) -> np.ndarray:
         place = self._plan.states[name]
+        self._stream.check_idle()
         return np.asarray(self._memory.view(self._plan.real)[place].astype(self._plan.port_dtype(name)))
 
     def __setitem__(self, name: str, value: Any) -> None:
@@ -49,7 +50,12 @@ class StateView(MutableMapping[str, np.ndarray]):
             raise ShapeError(f"state {name!r} has shape {array.shape}, expected {place.shape}")
         if array.dtype.kind not in "fiub":
             raise ShapeError(f"state {name!r} has dtype {array.dtype}, expected {self._plan.real}")
-        self._memory.view(self._plan.real)[place] = array
+        with np.errstate(over="ignore"):
+            exact = array.astype(self._plan.real)
+        if not np.array_equal(exact, array, equal_nan=array.dtype.kind == "f"):
+            raise ShapeError(f"state {name!r} has values of dtype {array.dtype} that {self._plan.real} cannot hold exactly")
+        self._stream.check_idle()
+        self._memory.view(self._plan.real)[place] = exact
 
     def __delitem__(self, name: str) -> None:
         raise StateError("a state cannot be deleted; reset() starts afresh")
@@ -100,14 +106,16 @@ class Stream(Stepper):
     @property
     def state(self) -> StateView:
         """Mapping from the name of each state to its array; assign to set one."""
-        return StateView(self._plan, self._memory)
+        return StateView(self)
 
     def reset(self) -> None:
         """Go back to the model's initial state."""
+        self.check_idle()
         self._memory[:] = self._plan.initial
 
     def snapshot(self) -> Snapshot:
         """The present state, to come back to with `restore`."""
+        self.check_idle()
         return Snapshot(self._plan, self._memory.tobytes())
 
     def restore(self, snapshot: Snapshot) -> None:
@@ -120,10 +128,12 @@ class Stream(Stepper):
         """
         if snapshot.plan is not self._plan:
             raise StateError("the snapshot is of another model, or of another batch")
+        self.check_idle()
         self._memory[:] = np.frombuffer(snapshot.memory, np.uint8)
 
     def fork(self) -> Stream:
         """A new stream in the same state, going its own way from here."""
+        self.check_idle()
         other = Stream(self._plan, self.batch)
         other._memory[:] = self._memory
         return other
