@@ -8,7 +8,6 @@
 #define GATESTEP_SIMD_H
 #include <stddef.h>
 #include <stdint.h>
-#include <string.h>
 #include "abi.h"
 
 #ifndef GS_VECTOR_BYTES
