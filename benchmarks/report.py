@@ -89,6 +89,11 @@ def markdown(report: Report) -> str:
         "Medians in µs; behind a peer's time, how many times ours it is (median over rounds in which all take turns). "
         "The peers' results were checked to be equal to ours.",
     ]
+    if where.load > 1:
+        parts.append(
+            f"The machine was busy: {where.load:.1f} other processes wanted its {where.cores} cores. The times are too "
+            "long, the 99th percentiles far too long; ratios of short calls suffer least."
+        )
     for cell in dict.fromkeys(case.cell for case in report.cases):
         for mode in MODES:
             cases = [case for case in report.cases if (case.cell, case.mode) == (cell, mode)]

@@ -10,7 +10,7 @@ import gc
 import timeit
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from time import perf_counter_ns
+from time import perf_counter, perf_counter_ns, thread_time
 from typing import Any
 
 import numpy as np
@@ -22,6 +22,10 @@ __all__ = ["Effort", "Rounds", "Timed", "each", "looped", "rounds"]
 Timed = Callable[[int], float]
 #: Calls that a round begins with and does not time: they bring back what the other contenders drove out of the caches.
 WARM_UP = 2
+#: Part of a round for which its thread must have had the processor.
+UNDISTURBED = 0.97
+#: Rounds at most, as a multiple of those wanted.
+MOST_REPEATS = 3
 
 
 @dataclass(frozen=True)
@@ -75,30 +79,42 @@ def looped(statement: str, **names: Any) -> Timed:
 
 
 def rounds(contenders: Mapping[str, Timed], effort: Effort) -> Rounds:
-    """Time all contenders by turns; each round begins with another one."""
+    """Time all contenders by turns; each round begins with another one.
+
+    A round in which the system gave the processor to somebody else says nothing about a contender. It is left out, and
+    another one made, while there is hope: on a machine that is too busy for that, all rounds count.
+    """
     names = list(contenders)
-    counts = {name: _calls(contenders[name], effort.round_seconds) for name in names}
-    slowest = max(contenders[name](counts[name]) for name in names)
+    lengths = {name: _length(contenders[name], effort.round_seconds) for name in names}
+    slowest = max(seconds for _, seconds in lengths.values())
     total = max(effort.least, int(effort.seconds / max(slowest, effort.round_seconds)))
     ns: dict[str, list[float]] = {name: [] for name in names}
-    for turn in range(total):
-        for name in names[turn % len(names) :] + names[: turn % len(names)]:
-            timed, count = contenders[name], counts[name]
+    quiet: list[bool] = []
+    while sum(quiet) < total and len(quiet) < MOST_REPEATS * total:
+        turn = len(quiet) % len(names)
+        quiet.append(True)
+        for name in names[turn:] + names[:turn]:
+            timed, (count, _) = contenders[name], lengths[name]
             if count > 1:
                 timed(WARM_UP)
+            begin, worked = perf_counter(), thread_time()
             ns[name].append(timed(count) / count * 1e9)
-    return Rounds({name: np.array(values) for name, values in ns.items()})
+            worked, passed = thread_time() - worked, perf_counter() - begin
+            quiet[-1] &= worked > UNDISTURBED * passed
+    kept = np.array(quiet) | (sum(quiet) < effort.least)
+    return Rounds({name: np.array(values)[kept] for name, values in ns.items()})
 
 
-def _calls(timed: Timed, seconds: float) -> int:
-    """Calls that take about `seconds`; four at least, or one if even that takes far too long."""
+def _length(timed: Timed, seconds: float) -> tuple[int, float]:
+    """Calls that take about `seconds`, and what they take: four calls at least, or one that takes far too long."""
     timed(1)
     count = 1
     # The fastest of three: one that was interrupted would make every round too short.
     while (taken := min(timed(count) for _ in range(3))) < seconds / 4 and count < 1 << 24:
         count *= 2
     once = max(taken / count, 1e-9)
-    return max(int(seconds / once), 4) if once < 5 * seconds else 1
+    calls = max(int(seconds / once), 4) if once < 5 * seconds else 1
+    return calls, calls * once
 
 
 def each(calls: Mapping[str, Callable[[], object]], effort: Effort) -> dict[str, NDArray[np.float64]]:
