@@ -70,12 +70,11 @@ def _find(backend: str, dtype: str, wanted: str) -> KernelSet:
     if backend == "cython":
         return compiled
     try:
-        numba = import_module(".numba", __name__)
+        found: KernelSet = import_module(".numba", __name__).kernel_set(compiled)
     except ModuleNotFoundError as error:
         if error.name is not None and error.name.partition(".")[0] in ("numba", "llvmlite"):
             raise ImportError("the numba backend needs the extra: pip install gatestep[numba]") from error
         raise
-    found: KernelSet = numba.kernel_set(compiled)
     return found
 
 

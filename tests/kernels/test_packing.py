@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -113,6 +115,18 @@ def test_kernel_sets(dtype: Any) -> None:
         with pytest.raises(KeyError):
             found.address("transformer", (), ())
     assert kernels.kernel_set("cython", dtype).isa == kernels.isa
+
+
+def test_numba_that_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(compiled: object) -> None:
+        raise ModuleNotFoundError("No module named 'numba'", name="numba")
+
+    stub = ModuleType("gatestep.kernels.numba")
+    stub.kernel_set = refuse  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, stub.__name__, stub)
+    kernels._find.cache_clear()
+    with pytest.raises(ImportError, match=r"gatestep\[numba\]"):
+        kernels.kernel_set("numba", np.float32)
 
 
 def test_what_is_not_there() -> None:
