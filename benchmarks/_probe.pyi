@@ -1,10 +1,10 @@
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
+from numpy.typing import NDArray
 
 class Reader:
-    def __init__(self, buffer: np.ndarray[Any, np.dtype[np.uint8]], width: int) -> None: ...
+    def __init__(self, buffer: NDArray[Any], width: int) -> None: ...
     def seconds(self, count: int) -> float:
         """Time for reading everything `count` times."""
 

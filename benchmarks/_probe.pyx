@@ -1,6 +1,7 @@
 # cython: language_level=3, boundscheck=False, wraparound=False
 """Timed loops that no interpreter takes part in: reading memory once, and calling one kernel."""
 
+from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
 from libc.stdint cimport uintptr_t
 
 cdef extern from "abi.h":
@@ -68,20 +69,24 @@ cdef class Reader:
         Bytes per load. The machine must have the instructions: SSE2 or NEON, AVX2, AVX-512.
     """
 
-    cdef const unsigned char[::1] buffer
+    cdef Py_buffer view
     cdef int width
 
-    def __init__(self, const unsigned char[::1] buffer not None, int width):
+    def __cinit__(self, buffer, int width):
         if width not in (16, 32, 64):
             raise ValueError(f"width={width} is not 16, 32 or 64")
-        if buffer.shape[0] == 0 or <uintptr_t>&buffer[0] % 64:
+        PyObject_GetBuffer(buffer, &self.view, PyBUF_SIMPLE)
+        if self.view.len == 0 or <uintptr_t>self.view.buf % 64:
             raise ValueError("the buffer is empty, or not aligned to 64 bytes")
-        self.buffer, self.width = buffer, width
+        self.width = width
+
+    def __dealloc__(self):
+        PyBuffer_Release(&self.view)
 
     def seconds(self, Py_ssize_t count):
         """Time for reading everything `count` times."""
-        cdef const char *at = <const char *>&self.buffer[0]
-        cdef Py_ssize_t nbytes = self.buffer.shape[0]
+        cdef const char *at = <const char *>self.view.buf
+        cdef Py_ssize_t nbytes = self.view.len
         cdef double begin
         cdef Py_ssize_t i
         with nogil:

@@ -96,11 +96,10 @@ def measure(layer: Layer, effort: Effort) -> Bound:
     model = gatestep.load(layer.file)
     x = np.random.default_rng(1).standard_normal(layer.inputs, np.float32)
     kernel, weights, _ = kernel_call(model, x)
-    memory = weights.view(np.uint8)
     stream = model.stream()
     names = {"step": stream.step, "x": x, "out": np.empty(layer.hidden, np.float32)}
     reads: dict[str, Timed] = {
-        f"read {width}": Reader(memory, width).seconds
+        f"read {width}": Reader(weights, width).seconds
         for width in (16, *(WIDTHS[isa] for isa in available_isas() if isa in WIDTHS))
     }
     timed = rounds(
