@@ -23,7 +23,8 @@ import onnx
 
 from ...engine.errors import UnsupportedModelError
 from ...engine.graph import Dim, Graph
-from .ops import Translation
+from .forms import Translation
+from .ops import OPS
 from .reader import FileNode, OnnxFile, open_model, read_file
 from .tensors import dtype_of, type_name
 
@@ -71,7 +72,7 @@ def read_onnx(
 
     nodes, needed = _needed(file, wanted, cut)
     graph = Graph(label)
-    translation = Translation(file, graph, needed)
+    translation = Translation(file, graph, OPS, needed)
     for port in _inputs(file, cut, needed, whole=outputs is None):
         _declare_input(translation, port)
     for node in nodes:

@@ -1065,7 +1065,7 @@ def onnx_cases() -> list[Any]:
 
 
 #: Operators of the shared cases that have no translation yet.
-NOT_YET = {"Conv", "Loop", "MaxPool", "Pad", "Scan"}
+NOT_YET = {"Loop", "Scan"}
 #: Cases that must fail and do so here; others fail on the values that they are given.
 REFUSED = {
     "ort/lstm_MismatchedWeightShapeIsRejected_0": "input W has shape",
