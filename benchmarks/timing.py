@@ -24,8 +24,11 @@ Timed = Callable[[int], float]
 WARM_UP = 2
 #: Part of a round for which its thread must have had the processor.
 UNDISTURBED = 0.97
-#: Rounds at most, as a multiple of those wanted.
-MOST_REPEATS = 3
+#: Undisturbed rounds that suffice.
+ENOUGH = 5
+#: Rounds at most, as a multiple of those wanted, where they take less than SLICE seconds.
+REPEATS = 3
+SLICE = 0.01
 
 
 @dataclass(frozen=True)
@@ -46,7 +49,7 @@ class Effort:
 
     seconds: float = 0.4
     round_seconds: float = 4e-4
-    least: int = 15
+    least: int = 9
     tail: int = 20_000
 
 
@@ -82,7 +85,7 @@ def rounds(contenders: Mapping[str, Timed], effort: Effort) -> Rounds:
     """Time all contenders by turns; each round begins with another one.
 
     A round in which the system gave the processor to somebody else says nothing about a contender. It is left out, and
-    another one made, while there is hope: on a machine that is too busy for that, all rounds count.
+    another one made, where rounds are short enough to fall between two such moments. If too few are left, all count.
     """
     names = list(contenders)
     lengths = {name: _length(contenders[name], effort.round_seconds) for name in names}
@@ -90,7 +93,8 @@ def rounds(contenders: Mapping[str, Timed], effort: Effort) -> Rounds:
     total = max(effort.least, int(effort.seconds / max(slowest, effort.round_seconds)))
     ns: dict[str, list[float]] = {name: [] for name in names}
     quiet: list[bool] = []
-    while sum(quiet) < total and len(quiet) < MOST_REPEATS * total:
+    most = total * (REPEATS if slowest < SLICE else 1)
+    while sum(quiet) < total and len(quiet) < most:
         turn = len(quiet) % len(names)
         quiet.append(True)
         for name in names[turn:] + names[:turn]:
@@ -101,7 +105,7 @@ def rounds(contenders: Mapping[str, Timed], effort: Effort) -> Rounds:
             ns[name].append(timed(count) / count * 1e9)
             worked, passed = thread_time() - worked, perf_counter() - begin
             quiet[-1] &= worked > UNDISTURBED * passed
-    kept = np.array(quiet) | (sum(quiet) < effort.least)
+    kept = np.array(quiet) | (sum(quiet) < min(ENOUGH, effort.least))
     return Rounds({name: np.array(values)[kept] for name, values in ns.items()})
 
 
