@@ -13,6 +13,7 @@ from libc.string cimport memcpy
 
 import numpy as np
 
+from .arrays import exact
 from .errors import ShapeError, StateError
 
 cnp.import_array()
@@ -185,19 +186,9 @@ cdef class Frame:
             f"{'' if what in ('frame', 'out') else '(T, *frame) with frame '}{self.shape} and {self.dtype}"
         )
 
-    cdef object converted(self, str what, object value):
-        """`value` as an array of this port's type, where that loses nothing."""
-        array = value if isinstance(value, np.ndarray) else np.asarray(value, dtype=self.dtype)
-        if array.dtype != self.dtype and not np.can_cast(array.dtype, self.dtype, "safe"):
-            raise ShapeError(
-                f"{what} {self.name!r} has dtype {array.dtype}, which {self.dtype} cannot hold exactly; "
-                f"convert it with .astype({self.dtype.name!r})"
-            )
-        return array
-
     cdef cnp.ndarray staged(self, object value):
         """`value` copied to the staging buffer, whatever its strides and order of bytes."""
-        cdef object array = self.converted("frame", value)
+        cdef object array = exact("frame", self.name, value, self.dtype)
         if array.shape != self.shape:
             raise ShapeError(self.describe("frame", array))
         np.copyto(self.staging, array)
@@ -205,7 +196,7 @@ cdef class Frame:
 
     cdef object chunk(self, object value):
         """`value` as a dense array of frames (or one frame, where this port is constant over a chunk)."""
-        cdef object array = self.converted("frames", value)
+        cdef object array = exact("frames", self.name, value, self.dtype)
         if self.constant and array.shape == self.shape:
             pass
         elif array.ndim != self.ndim + 1 or array.shape[1:] != self.shape:
@@ -416,7 +407,11 @@ cdef class Stepper:
         if self.busy:
             raise occupied()
         if self.chunks is None:
-            self.chunks = self.build_chunks()
+            self.busy = True  # Python code runs in there, and other threads with it
+            try:
+                self.chunks = self.build_chunks()
+            finally:
+                self.busy = False
         for size, machine in self.chunks:
             sizes[kinds] = size
             machines[kinds] = <void *>machine

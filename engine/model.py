@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from ._machine import Machine
+from .arrays import exact
 from .errors import ShapeError, UnsupportedModelError
 from .graph import Graph, Node, Port
 from .lowering import Lowering, NeedsValue
@@ -157,7 +158,7 @@ class Model:
         ports = [p for p in self.inputs if p.name in layout.axes]
         feeds = {}
         for port, value in zip(ports, self._values(ports, frames), strict=True):
-            array = np.asarray(value)
+            array = exact("frames", port.name, value, port.dtype)
             axes, ndim = layout.axes[port.name], len(port.shape or ())
             order = axes.order(ndim)
             if array.ndim == ndim - 1 and axes.batch is not None:
@@ -286,13 +287,7 @@ class Model:
         for port in self.inputs:
             if port.name not in feeds:
                 continue
-            value = feeds[port.name]
-            array = value if isinstance(value, np.ndarray) else np.asarray(value, dtype=port.dtype)
-            if array.dtype != port.dtype and not np.can_cast(array.dtype, port.dtype, "safe"):
-                raise ShapeError(
-                    f"input {port.name!r} has dtype {array.dtype}, which {port.dtype} cannot hold exactly; "
-                    f"convert it with .astype({port.dtype.name!r})"
-                )
+            array = exact("input", port.name, feeds[port.name], port.dtype)
             if port.shape is not None:
                 fits = len(array.shape) == len(port.shape)
                 for have, dim in zip(array.shape, port.shape, strict=False):
