@@ -13,7 +13,8 @@
  *   p[5] hn    (B, P) dense, may be h0   p[6] cn    (B, H) dense, lstm only, may be c0
  *   p[7] peepholes, packed, or NULL    p[8] projection, packed as a linear of H -> P, or NULL (then P == H)
  *   p[9] scratch: GS_SCRATCH(B, H) reals, 64-byte aligned
- *   p[10] lengths int32 (B), or NULL: rows past their length give y = 0 and keep their state
+ *   p[10] lengths int32 (B), or NULL: a row past its length gives y = 0 and keeps its state; a row of length 0 ends with
+ *         states of 0, as ONNX Runtime has it
  *   n[0] T  n[1] B  n[2] I  n[3] H  n[4] P  n[5] n[6] x strides  n[7] n[8] y strides
  *   n[9] reverse: 1 = time runs from the last step to the first (with lengths: from length-1 to 0)
  *   n[10] zigzag parity, owned by the kernel: which end of the block list the next step starts from
