@@ -17,8 +17,10 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 import gatestep
+from gatestep.__main__ import main
 
-Run = Callable[..., subprocess.CompletedProcess[str]]
+Done = subprocess.CompletedProcess[str]
+Run = Callable[..., Done]
 
 FRAMES = np.random.default_rng(7).standard_normal((40, 3)).astype(np.float32)
 
@@ -94,26 +96,55 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
         {"y": (["T", 1, 4], f32)},
         {**weights(1, 1, 4, 3), **axis, "table": FRAMES},
     )
+    save(
+        folder / "levels.onnx",
+        [recurrent("RNN", hidden_size=1), helper.make_node("Squeeze", ["y4", "inner"], ["y"])],
+        {"x": (["T", 1, 1], f32)},
+        {"y": (["T"], f32)},
+        {**weights(1, 1, 1, 1), "inner": np.array([1, 2, 3])},
+    )
+    save(
+        folder / "fixed.onnx",
+        [
+            recurrent("RNN", hidden_size=4),
+            helper.make_node("Reshape", ["y4", "shape"], ["flat"]),
+            helper.make_node("MatMul", ["flat", "matrix"], ["y"]),
+        ],
+        {"x": ([5, 1, 3], f32)},
+        {"y": ([1, 2], f32)},
+        {**weights(1, 1, 4, 3), "shape": np.array([1, 20]), "matrix": np.ones((20, 2), np.float32)},
+    )
     (folder / "text.onnx").write_text("not a model\n")
     return folder
 
 
 @pytest.fixture
-def run(tmp_path: Path) -> Run:
-    """Run the command line in an empty folder."""
+def shell(tmp_path: Path) -> Run:
+    """Run the command line as a process of its own, in an empty folder."""
 
-    def call(*arguments: object, env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-m", "gatestep", *map(str, arguments)]
-        environ = {**os.environ, "PYTHONIOENCODING": "utf-8", **(env or {})}
+    def call(*arguments: object, env: dict[str, str] | None = None) -> Done:
         return subprocess.run(
-            command,
+            [sys.executable, "-m", "gatestep", *map(str, arguments)],
             cwd=tmp_path,
-            env=environ,
+            env={**os.environ, "PYTHONIOENCODING": "utf-8", **(env or {})},
             capture_output=True,
             encoding="utf-8",
             stdin=subprocess.DEVNULL,
             timeout=120,
         )
+
+    return call
+
+
+@pytest.fixture
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
+    """The same within this process, which saves starting another one for every case."""
+    monkeypatch.chdir(tmp_path)
+
+    def call(*arguments: object) -> Done:
+        code = main([str(argument) for argument in arguments])
+        said = capsys.readouterr()
+        return subprocess.CompletedProcess(arguments, code, said.out, said.err)
 
     return call
 
@@ -136,13 +167,13 @@ def read_wav(path: Path) -> tuple[np.ndarray, int]:
         return np.frombuffer(file.readframes(file.getnframes()), "<i2"), file.getframerate()
 
 
-def good(done: subprocess.CompletedProcess[str]) -> str:
+def good(done: Done) -> str:
     """What it printed, having gone well."""
     assert (done.returncode, done.stderr) == (0, "")
     return done.stdout
 
 
-def refused(done: subprocess.CompletedProcess[str], code: int, *words: str) -> None:
+def refused(done: Done, code: int, *words: str) -> None:
     """It ended with this code and one line that has these words in it."""
     assert done.returncode == code, done.stderr
     assert done.stdout == ""
@@ -152,9 +183,9 @@ def refused(done: subprocess.CompletedProcess[str], code: int, *words: str) -> N
 
 
 # ---------------------------------------------------------------------- runs that go well
-def test_npy(run: Run, models: Path, tmp_path: Path) -> None:
+def test_npy(shell: Run, models: Path, tmp_path: Path) -> None:
     np.save(tmp_path / "x.npy", FRAMES)
-    said = good(run("run", models / "gru.onnx", "x.npy", "-o", "y.npy", "--rate", "100"))
+    said = good(shell("run", models / "gru.onnx", "x.npy", "-o", "y.npy", "--rate", "100"))
     y = np.load(tmp_path / "y.npy")
     np.testing.assert_array_equal(y, gatestep.load(models / "gru.onnx").run(FRAMES))
     assert y.shape == (40, 4)
@@ -223,9 +254,9 @@ def test_csv_keeps_every_bit_of_doubles(run: Run, models: Path, tmp_path: Path) 
     np.testing.assert_array_equal(np.loadtxt(tmp_path / "y.csv", delimiter=","), expected)
 
 
-def test_several_inputs_and_outputs(run: Run, models: Path, tmp_path: Path) -> None:
+def test_several_inputs_and_outputs(shell: Run, models: Path, tmp_path: Path) -> None:
     np.savez(tmp_path / "in.npz", b=FRAMES[:, 1:], a=FRAMES[:, :1])
-    assert "40 frames" in good(run("run", models / "two.onnx", "in.npz", "-o", "out.npz"))
+    assert "40 frames" in good(shell("run", models / "two.onnx", "in.npz", "-o", "out.npz"))
     expected = gatestep.load(models / "two.onnx").run({"a": FRAMES[:, :1], "b": FRAMES[:, 1:]})
     with np.load(tmp_path / "out.npz") as results:
         assert sorted(results.files) == ["file", "y"]
@@ -285,6 +316,27 @@ def test_whole_call_in_the_shapes_of_the_file(run: Run, models: Path, tmp_path: 
             np.testing.assert_array_equal(results[name], expected[name])
 
 
+def test_outputs_of_one_number(run: Run, models: Path, tmp_path: Path) -> None:
+    np.save(tmp_path / "x.npy", FRAMES[:, :1])
+    good(run("run", models / "levels.onnx", "x.npy", "-o", "y.csv"))
+    y = np.loadtxt(tmp_path / "y.csv", dtype=np.float32)
+    np.testing.assert_array_equal(y, gatestep.load(models / "levels.onnx").run(FRAMES[:, :1]))
+
+
+def test_empty_wav(run: Run, models: Path, tmp_path: Path) -> None:
+    write_wav(tmp_path / "in.wav", np.zeros(0))
+    assert good(run("run", models / "blocks.onnx", "in.wav", "-o", "out.wav")).startswith("0 frames")
+    assert len(read_wav(tmp_path / "out.wav")[0]) == 0
+
+
+def test_model_of_one_shape_only(run: Run, models: Path, tmp_path: Path) -> None:
+    np.save(tmp_path / "x.npy", FRAMES[:5, None])
+    refused(run("run", models / "fixed.onnx", "x.npy", "-o", "y.npy"), 1, "does not stream", "--whole")
+    good(run("run", models / "fixed.onnx", "x.npy", "-o", "y.npy", "--whole"))
+    expected = gatestep.load(models / "fixed.onnx")(FRAMES[:5, None])
+    np.testing.assert_array_equal(np.load(tmp_path / "y.npy"), expected)
+
+
 def test_no_frames(run: Run, models: Path, tmp_path: Path) -> None:
     np.save(tmp_path / "x.npy", FRAMES[:0])
     assert good(run("run", models / "gru.onnx", "x.npy", "-o", "y.npy", "--rate", "9")).startswith("0 frames")
@@ -304,16 +356,16 @@ def test_inspect(run: Run, models: Path) -> None:
     assert good(run("inspect", models / "gru.onnx")) == f"{gatestep.load(models / 'gru.onnx')}\n"
 
 
-def test_help_and_version(run: Run) -> None:
-    assert good(run("--version")) == f"gatestep {gatestep.__version__}\n"
-    assert "gatestep run " in good(run("run", "--help"))
+def test_help_and_version(shell: Run) -> None:
+    assert good(shell("--version")) == f"gatestep {gatestep.__version__}\n"
+    assert "gatestep run " in good(shell("run", "--help"))
     for command in ("run", "inspect"):
-        assert command in good(run("--help"))
+        assert command in good(shell("--help"))
 
 
-def test_terminal_without_unicode(run: Run, models: Path, tmp_path: Path) -> None:
+def test_terminal_without_unicode(shell: Run, models: Path, tmp_path: Path) -> None:
     np.save(tmp_path / "x.npy", FRAMES)
-    said = good(run("run", models / "gru.onnx", "x.npy", "-o", "y.npy", env={"PYTHONIOENCODING": "ascii"}))
+    said = good(shell("run", models / "gru.onnx", "x.npy", "-o", "y.npy", env={"PYTHONIOENCODING": "ascii"}))
     assert "median" in said
 
 
@@ -364,6 +416,14 @@ def test_reader_of_the_output_gone(models: Path) -> None:
     )
     os.close(writing)
     assert (done.returncode, done.stderr) == (1, "")
+
+
+def test_exit_codes_of_the_process(shell: Run, models: Path) -> None:
+    assert good(shell("inspect", models / "gru.onnx")) == f"{gatestep.load(models / 'gru.onnx')}\n"
+    refused(shell("inspect", models / "text.onnx"), 1, "text.onnx")
+    refused(shell("inspect", "none.onnx"), 1, "none.onnx: No such file")
+    refused(shell("inspect"), 2, "MODEL")
+    refused(shell("run", models / "gru.onnx", "none.npy", "-o", "y.npy"), 1, "none.npy: No such file")
 
 
 # ---------------------------------------------------------------------- what was typed is wrong
@@ -507,12 +567,12 @@ def test_sound_that_does_not_fit(run: Run, models: Path, tmp_path: Path) -> None
     refused(run("run", models / "blocks.onnx", "blocks.npy", "-o", "y.wav"), 1, "--rate")
 
 
-def test_extra_for_sound_is_named(run: Run, models: Path, tmp_path: Path) -> None:
+def test_extra_for_sound_is_named(shell: Run, models: Path, tmp_path: Path) -> None:
     hidden = tmp_path / "hidden"
     hidden.mkdir()
     (hidden / "soundfile.py").write_text("raise ImportError")
     write_wav(tmp_path / "in.wav", np.zeros(80), width=3)
     env = {"PYTHONPATH": str(hidden)}
-    refused(run("run", models / "blocks.onnx", "in.wav", "-o", "y.wav", env=env), 1, "soundfile", "gatestep[audio]")
+    refused(shell("run", models / "blocks.onnx", "in.wav", "-o", "y.wav", env=env), 1, "soundfile", "gatestep[audio]")
     write_wav(tmp_path / "in.wav", np.zeros(80))
-    good(run("run", models / "blocks.onnx", "in.wav", "-o", "y.wav", env=env))
+    good(shell("run", models / "blocks.onnx", "in.wav", "-o", "y.wav", env=env))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import io
+import math
 import os
 import sys
 import time
@@ -16,7 +17,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import numpy as np
 
 import gatestep
-from gatestep import GatestepError
+from gatestep import GatestepError, UnsupportedModelError
 
 if TYPE_CHECKING:
     from gatestep import Model, Stream
@@ -180,7 +181,9 @@ def step_through(stream: Stream, recording: Recording, options: argparse.Namespa
         what = ", ".join(f"{name} {length}" for name, length in lengths.items()) or "none has a time axis"
         raise files.CliError(f"{options.input}: the inputs do not have one number of frames: {what}")
     count = next(iter(lengths.values()))
-    frame_rate = options.rate if recording.sample_rate is None else recording.sample_rate / feeds[0][0].size
+    frame_rate = options.rate
+    if recording.sample_rate is not None:
+        frame_rate = recording.sample_rate / math.prod(ports[0].shape)
     files.check(options.output, [port.name for port in stream.outputs], frame_rate)
 
     results = [np.empty((count, *port.shape), port.dtype) for port in stream.outputs]
@@ -189,8 +192,8 @@ def step_through(stream: Stream, recording: Recording, options: argparse.Namespa
     now = time.perf_counter_ns
     with progress(count) as show:
         for t in range(count):
-            frame: Any = tuple(feed[t] if moves else feed for feed, moves in zip(feeds, moving, strict=True))
-            out: Any = tuple(result[t] for result in results)
+            frame: Any = tuple(feed[t, ...] if moves else feed for feed, moves in zip(feeds, moving, strict=True))
+            out: Any = tuple(result[t, ...] for result in results)
             if single:
                 (frame,), (out,) = frame, out
             began = now()
@@ -222,7 +225,12 @@ def call_once(model: Model, recording: Recording, options: argparse.Namespace) -
     )
     feeds = {name: recording.converted(array, ports[name]) for name, array in given.items()}
     began = time.perf_counter_ns()
-    results = model(feeds) if options.whole else model.run(feeds)
+    try:
+        results = model(feeds) if options.whole else model.run(feeds)
+    except UnsupportedModelError as error:
+        if options.whole:
+            raise
+        raise files.CliError(f"{error}. Or add --whole, for one call in the file's own shapes") from error
     duration = time.perf_counter_ns() - began
     files.check(options.output, list(results), options.rate)
     files.write(options.output, results, options.rate, recording)
@@ -240,7 +248,7 @@ def call_once(model: Model, recording: Recording, options: argparse.Namespace) -
 def report_real_time(count: int, duration: int, frame_rate: float | None) -> None:
     """How many times faster than `count` frames last, where that is known."""
     if frame_rate is not None:
-        print(f"real time: {count / frame_rate / (duration / 1e9):.1f} × (at {frame_rate:g} frames per second)")
+        print(f"real time: {count / frame_rate / (max(duration, 1) / 1e9):.1f} × (at {frame_rate:g} frames per second)")
 
 
 @contextmanager
@@ -281,10 +289,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for channel in (sys.stdout, sys.stderr):
         if isinstance(channel, io.TextIOWrapper):  # a terminal that has no µ shows an escape, not a traceback
             channel.reconfigure(errors="backslashreplace")
-    warnings.showwarning = lambda message, *_: print(f"gatestep: warning: {message}", file=sys.stderr)
     try:
         options = parser().parse_args(arguments)
-        {"run": run, "inspect": inspect}[options.command](options)
+        with warnings.catch_warnings():
+            warnings.showwarning = lambda message, *_: print(f"gatestep: warning: {message}", file=sys.stderr)
+            {"run": run, "inspect": inspect}[options.command](options)
         sys.stdout.flush()
     except KeyboardInterrupt:
         return complain("interrupted", INTERRUPTED)

@@ -129,7 +129,7 @@ def write(path: Path, results: Mapping[str, Array], frame_rate: float | None, so
             np.savetxt(file, array.reshape(len(array), -1) if array.ndim else array[None], fmt=form, delimiter=",")
         elif frame_rate is not None:
             samples = array.reshape(-1)
-            rate = round(frame_rate * (samples.size / max(len(array), 1)))
+            rate = round(frame_rate * math.prod(array.shape[1:]))
             if rate == source.sample_rate:
                 samples = samples[: source.length]
             _write_wav(file, samples, rate)
