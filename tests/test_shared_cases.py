@@ -1,0 +1,274 @@
+"""Models from outside: the cases of ../shared/models by its own runner, ONNX's node tests, and the same, streamed."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import json
+import os
+import warnings
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import gatestep as gs
+from gatestep import nn
+from gatestep.importers.weights import read_weights
+
+SHARED = Path(__file__).resolve().parents[2] / "shared"
+MANIFEST = SHARED / "models" / "manifest.json"
+CASES: list[dict[str, Any]] = json.loads(MANIFEST.read_text())["cases"] if MANIFEST.exists() else []
+
+#: What the next issue brings; each must say so, and go from this list when it works.
+NOT_YET = {
+    "keras/keras3_GRU_reset_before": "Loop",
+    "real/kws_Basic_LSTM_S": "Scan",
+    "real/rtneural_gru_torch_json": "JSON",
+    "real/rtneural_lstm_torch_json": "JSON",
+    "torch/SeqTagger_LSTM__module": "pickled object",
+    "torch/SeqTagger_LSTM__pt2": "torch.export",
+    "torch/SeqTagger_LSTM__script": "TorchScript",
+}
+#: Weights alone, of models that `gatestep.nn` cannot yet say: a last step, initial states that were learned.
+NO_SPEC = {"torch/KWSProj__state_dict": "LastStep", "real/nam_lstm": "learned initial state"}
+WEIGHTS = ("torch_state_dict", "torch_checkpoint", "safetensors")
+
+
+#: States that neither a proof nor their names tell; the caller says.
+TOLD = {"real/dtln_model_2": {"input_5": "tf_op_layer_stack_5"}}
+
+
+def by_name(cases: list[dict[str, Any]]) -> Any:
+    """Parameters with readable names; one that skips where there are no cases."""
+    if not CASES:
+        return [pytest.param({}, marks=pytest.mark.skip(reason="no ../shared/models beside the repository"))]
+    return [pytest.param(case, id=case["name"]) for case in cases]
+
+
+@cache
+def runner() -> Any:
+    """The module of run_cases.py."""
+    spec = importlib.util.spec_from_file_location("shared_run_cases", SHARED / "tools" / "run_cases.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def spec_of(entry: dict[str, Any], path: str) -> nn.Spec:
+    """The spec that `arch.pipeline` describes; sizes that it leaves out are those of the weights."""
+    arrays, _ = read_weights(path)
+    layers: dict[str, nn.Spec] = {}
+    for k, step in enumerate(entry["arch"]["pipeline"]):
+        options = {key: value for key, value in step.items() if key not in ("type", "prefix")}
+        prefix = step.get("prefix", f"layer{k}")
+        if step["type"] in ("Linear", "Embedding"):
+            rows, columns = arrays[f"{prefix}.weight"].shape
+            sizes = (rows, columns) if step["type"] == "Embedding" else (columns, rows)
+            layers[prefix] = getattr(nn, step["type"])(*sizes)
+        elif step["type"] == "LogSoftmax":
+            layers[prefix] = nn.LogSoftmax(dim=-1)
+        else:
+            layers[prefix] = getattr(nn, step["type"])(**options)
+    return nn.Sequential(layers)
+
+
+def load(entry: dict[str, Any], root: str, **options: Any) -> Any:
+    """What run_cases.py asks of an adapter."""
+    path = os.path.join(root, entry["file"])
+    if entry["format"] not in WEIGHTS:
+        return gs.load(path, **options)
+    model = gs.load(path, spec=spec_of(entry, path))
+
+    def call(feeds: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        if "h" in feeds:  # a spec keeps its states inside: (T, B) ids in, one state per layer
+            stream = model.stream(len(feeds["ids"]))
+            for state, value in zip(stream.state, feeds["h"], strict=True):
+                stream.state[state] = value[None]
+            logp = stream.run(feeds["ids"].T).swapaxes(0, 1)
+            return {"logp": logp, "hn": np.concatenate(list(stream.state.values()))}
+        arrays = [feeds[name] for name in entry["inputs"]]
+        alone = "unbatched" in entry["arch"].get("layout", "")
+        results = model(*(array[:, None] for array in arrays)) if alone else model(*arrays)
+        results = results if isinstance(results, tuple) else (results,)
+        return {n: a[:, 0] if alone else a for n, a in zip(entry["outputs"], results, strict=False)}
+
+    return call
+
+
+@pytest.mark.parametrize("case", by_name([c for c in CASES if c["name"] not in NOT_YET | NO_SPEC]))
+def test_case(case: dict[str, Any]) -> None:
+    passed, why, _ = runner().run_case(load, case, str(SHARED / "models"))
+    assert passed, why
+
+
+@pytest.mark.parametrize("case", by_name([c for c in CASES if c["name"] in NOT_YET]))
+def test_what_is_not_done_yet_is_refused_by_name(case: dict[str, Any]) -> None:
+    with pytest.raises(gs.UnsupportedModelError, match=NOT_YET[case["name"]]) as caught:
+        gs.load(SHARED / "models" / case["file"])
+    assert Path(case["file"]).name in str(caught.value)
+
+
+@pytest.mark.parametrize("case", by_name([c for c in CASES if c["name"] in NO_SPEC]))
+def test_what_has_no_spec_yet_is_still_missing(case: dict[str, Any]) -> None:
+    assert not hasattr(nn, "LastStep"), "now a spec can say these: take them off the list"
+    with pytest.raises((gs.GatestepError, AttributeError, TypeError)):
+        load(case, str(SHARED / "models"))
+
+
+def test_the_lists_name_cases() -> None:
+    if not CASES:
+        pytest.skip("no ../shared/models beside the repository")
+    assert (NOT_YET | NO_SPEC).keys() <= {case["name"] for case in CASES}
+
+
+# ---------------------------------------------------------------------- streamed
+
+
+def frames_of(model: Any, arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The file's arrays, time first, then batch, without states."""
+    feeds = {}
+    for port in model.inputs:
+        axes = model.layout.axes.get(port.name)
+        if axes is not None and port.name in arrays:
+            feeds[port.name] = arrays[port.name].transpose(axes.order(arrays[port.name].ndim))
+    return feeds
+
+
+STREAMED = [
+    c for c in CASES if c["streamable"] == "internal" and c["expect"] == "ok" and c["format"] == "onnx" and c["name"] not in NOT_YET
+]
+
+
+@pytest.mark.parametrize("case", by_name(STREAMED))
+def test_a_stream_gives_what_the_whole_call_gives(case: dict[str, Any]) -> None:
+    root = str(SHARED / "models")
+    model = load(case, root)
+    with np.load(os.path.join(root, case["data"])) as data:
+        feeds = {key[3:]: data[key] for key in data.files if key.startswith("in.")}
+    weights = [p.name for p in model.inputs if p.name in ("W", "R", "B", "P")]
+    if not model.streams:
+        # Weights that are inputs, sizes that the file fixes: the reason names what is at fault.
+        with pytest.raises(gs.GatestepError) as caught:
+            model.stream()
+        assert Path(case["file"]).name in str(caught.value)
+        message = str(caught.value)
+        assert any(repr(name) in message for name in weights) if weights else "time steps" in message
+        return
+    assert not weights
+    streamed_once(model, feeds, case)
+
+
+def streamed_once(model: Any, feeds: dict[str, np.ndarray], case: dict[str, Any]) -> None:
+    """The loop of steps against one call, for as many rows as the case has."""
+    want = model(feeds)
+    layout = model.layout
+    frames = frames_of(model, feeds)
+    if not layout.timed:  # a window of fixed length, without a recurrent operator to run on: each call stands alone
+        assert not model.stream().state
+        assert all(axes.time is None for axes in layout.axes.values())
+        return
+    lead = next(name for name in frames if layout.axes[name].time is not None)
+    batch = frames[lead].shape[1] if layout.axes[lead].batch is not None else None
+    stream = model.stream(batch)
+    for name in layout.states:
+        if name in feeds:
+            stream.state[name] = feeds[name]
+    steps: list[Any] = [
+        stream.step({n: a[t] if layout.axes[n].time is not None else a for n, a in frames.items()})
+        for t in range(len(frames[lead]))
+    ]
+    lengths = next((feeds[name] for name in layout.lengths if name in feeds), None)
+    if lengths is not None and (lengths != len(steps)).any():
+        return  # recordings that end early: a stream has no such thing
+    for name, axes in layout.axes.items():
+        if name not in want:
+            continue
+        whole = want[name].transpose(axes.order(want[name].ndim))
+        if not steps:  # a recording of no frames
+            assert stream.run(frames)[name].size == whole.size == 0
+            continue
+        got = np.stack([step[name] for step in steps]) if axes.time is not None else steps[-1][name]
+        np.testing.assert_allclose(got, whole.reshape(got.shape), atol=case["atol"], rtol=case["rtol"])
+    for name in layout.finals:
+        np.testing.assert_allclose(stream.state[name], want[name], atol=case["atol"], rtol=case["rtol"])
+
+
+LOOPED = [c for c in CASES if c["streamable"] == "state_io" and c["name"] not in NOT_YET]
+
+
+@pytest.mark.parametrize("case", by_name(LOOPED))
+def test_states_are_found_without_being_told(case: dict[str, Any]) -> None:
+    told = TOLD.get(case["name"])
+    model = load(case, str(SHARED / "models"), states=told)
+    with np.load(SHARED / "models" / case["data"]) as archive:
+        data = {key: archive[key] for key in archive.files}
+    ins = {key[3:]: value for key, value in data.items() if key.startswith("in.")}
+    states = {fed: out for out, fed in case["run"]["state"].items()}
+    assert model.layout.states | model.layout.carried == states
+    ((name, calls),) = ins.items()
+    axes = model.layout.axes[name]
+    batch = calls.shape[1 + axes.batch] if axes.batch is not None else None
+    stream = model.stream(batch)
+    for state in states:
+        stream.state[state] = data[f"init.{state}"]
+    for k, call in enumerate(calls):  # each holds one frame, or several
+        if axes.time is None:
+            result = stream.step({name: call.reshape(stream.inputs[0].shape)})
+        else:
+            result = stream.run({name: call.transpose(axes.order(call.ndim))})
+        for out, got in result.items():
+            want = data[f"out.{out}"][k]
+            if axes.time is not None:
+                want = want.transpose(model.layout.axes[out].order(want.ndim))
+            np.testing.assert_allclose(got, want.reshape(got.shape), atol=case["atol"], rtol=case["rtol"])
+    for state in states:
+        if f"final.{state}" in data:
+            np.testing.assert_allclose(stream.state[state], data[f"final.{state}"], atol=case["atol"], rtol=case["rtol"])
+
+
+def test_dtln_runs_its_622_blocks() -> None:
+    case = next((c for c in CASES if c["name"] == "real/dtln_model_1"), None)
+    if case is None:
+        pytest.skip("no ../shared/models beside the repository")
+    model = gs.load(SHARED / "models" / case["file"])
+    with np.load(SHARED / "models" / case["data"]) as data:
+        (name,) = (key for key in data.files if key.startswith("in."))
+        blocks, want = data[name], data[next(key for key in data.files if key.startswith("out."))]
+    assert len(blocks) == 622
+    stream = model.stream()
+    frames = np.ascontiguousarray(blocks.reshape(622, *stream.inputs[0].shape))
+    got = stream.run(frames)
+    assert got.tobytes() == np.stack(list(map(model.stream().step, frames))).tobytes()
+    np.testing.assert_allclose(got.reshape(want.shape), want, atol=case["atol"], rtol=case["rtol"])
+
+
+# ---------------------------------------------------------------------- ONNX's own node tests
+
+
+def node_cases() -> list[Any]:
+    """The recurrent node tests that the onnx package makes."""
+    node = pytest.importorskip("onnx.backend.test.case.node")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for module in ("rnn", "gru", "lstm"):
+            importlib.import_module(f"onnx.backend.test.case.node.{module}")
+    return [pytest.param(case, id=case.name) for case in node._NodeTestCases if case.name.split("_")[1] in ("rnn", "simple", "gru", "lstm")]
+
+
+@pytest.mark.parametrize("case", node_cases())
+def test_onnx_node(case: Any) -> None:
+    model = gs.load(case.model)
+    ((inputs, outputs),) = case.data_sets
+    got = model(dict(zip([p.name for p in model.inputs], inputs, strict=True)))
+    for port, want in zip(model.outputs, outputs, strict=True):
+        assert got[port.name].dtype == want.dtype
+        np.testing.assert_allclose(got[port.name], want, rtol=case.rtol, atol=case.atol, strict=True)
+
+
+def test_there_are_eighteen_node_tests() -> None:
+    assert len(node_cases()) == 18
