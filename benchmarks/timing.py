@@ -47,10 +47,10 @@ class Effort:
         Calls that are timed one by one at most, for the 99th percentile.
     """
 
-    seconds: float = 0.4
+    seconds: float = 0.2
     round_seconds: float = 4e-4
     least: int = 9
-    tail: int = 20_000
+    tail: int = 10_000
 
 
 @dataclass(frozen=True)
@@ -140,7 +140,7 @@ def each(calls: Mapping[str, Callable[[], object]], effort: Effort) -> dict[str,
     sizes = {}
     for name, call in calls.items():
         once = float(np.median(_stamped(call, 20)))
-        sizes[name] = int(min(effort.tail, max(100, 2 * effort.seconds * 1e9 / once)))
+        sizes[name] = int(min(effort.tail, max(100, effort.seconds * 1e9 / once)))
     turns = 20
     for _ in range(turns):
         for name, call in calls.items():
