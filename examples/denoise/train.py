@@ -233,7 +233,7 @@ def mixture(voice: tuple[str, str], noise_kind: int, snr_db: float) -> tuple[Flo
 
 
 def evaluate(path: Path) -> None:
-    """Print the mean SI-SDR before and after of all held-out voices, by noise and SNR, from the ONNX file."""
+    """Print SI-SDR before and after, mean of the held-out voices, by noise and SNR, from the ONNX file."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
     session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
@@ -252,7 +252,8 @@ def evaluate(path: Path) -> None:
 
                 scores.append((si_sdr(noisy, clean), si_sdr(enhance(noisy, step), clean)))
             before, after = np.mean(scores, axis=0)
-            figures = f"{before:6.2f} -> {after:6.2f} dB, gain {after - before:5.2f} dB"
+            worst = min(y - x for x, y in scores)
+            figures = f"{before:6.2f} -> {after:6.2f} dB; gain {after - before:5.2f}, least {worst:5.2f} dB"
             print(f"{noise.__name__:15s} at {snr:3d} dB: SI-SDR {figures}", flush=True)
 
 
