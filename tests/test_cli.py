@@ -502,7 +502,8 @@ FILES = {
         (b"1,2,3\n4,x,6\n", ["line 2", "'x'"]),
         (b"1,2,3\n4,5\n", ["line 2", "2 values"]),
         (b"1,2\n", ["(1, 2)", "(frames, 3)"]),
-        (b"\xff\xfe\x00\n1\x00\n", ["line 2"]),
+        (b"\xff\xfe\x00\n1\x00\n", ["line "]),
+        (b"x" * 200_000, ["line 1"]),
     ],
     "x.wav": [(b"", ["not a WAV"]), (b"text, and a lot of it", ["not a WAV"]), (b"RIFF\x04\0\0\0WAVE", ["x.wav"])],
 }

@@ -153,30 +153,37 @@ def _read_npz(path: Path) -> Recording:
 def _read_csv(path: Path) -> Recording:
     rows: list[list[float]] = []
     with path.open(newline="", encoding="utf-8-sig", errors="replace") as file:
-        for number, fields in enumerate(csv.reader(file), 1):
-            if not any(field.strip() for field in fields):
-                continue
-            try:
-                row = [float(field) for field in fields]
-            except ValueError:
-                if number == 1:
+        lines = csv.reader(file)
+        try:
+            for fields in lines:
+                if not any(field.strip() for field in fields):
                     continue
-                odd = next(field for field in fields if not _is_number(field))
-                raise CliError(f"{path}: line {number}: {odd!r} is not a number") from None
-            if rows and len(row) != len(rows[0]):
-                raise CliError(f"{path}: line {number} has {len(row)} values, the lines before it {len(rows[0])}")
-            rows.append(row)
+                row = _numbers(fields)
+                if isinstance(row, str):
+                    if lines.line_num == 1:
+                        continue
+                    raise CliError(f"{path}: line {lines.line_num}: {row!r} is not a number")
+                if rows and len(row) != len(rows[0]):
+                    raise CliError(
+                        f"{path}: line {lines.line_num} has {len(row)} values, the lines before it {len(rows[0])}"
+                    )
+                rows.append(row)
+        except csv.Error as error:
+            raise CliError(f"{path}: line {lines.line_num}: {error}") from error
     if not rows:
         raise CliError(f"{path}: no frames in it")
     return Recording(path, {None: np.array(rows)})
 
 
-def _is_number(field: str) -> bool:
-    try:
-        float(field)
-    except ValueError:
-        return False
-    return True
+def _numbers(fields: Sequence[str]) -> list[float] | str:
+    """The values of a line, or the first field that is none."""
+    row = []
+    for field in fields:
+        try:
+            row.append(float(field))
+        except ValueError:
+            return field
+    return row
 
 
 def _read_wav(path: Path) -> Recording:

@@ -7,15 +7,18 @@
 holds a single LSTM, GRU or RNN needs no spec.
 """
 
+from gatestep.engine.compositions import Concat, Residual, Sequential
 from gatestep.engine.layers import (
     ELU,
     GELU,
     SELU,
     Dropout,
     Embedding,
+    Flatten,
     Hardsigmoid,
     Hardswish,
     Identity,
+    Last,
     LayerNorm,
     LeakyReLU,
     Linear,
@@ -27,8 +30,9 @@ from gatestep.engine.layers import (
     Softplus,
     Softsign,
     Tanh,
+    Unflatten,
 )
-from gatestep.engine.spec import GRU, LSTM, RNN, Concat, GRUCell, LSTMCell, Residual, RNNCell, Sequential, Spec
+from gatestep.engine.spec import GRU, LSTM, RNN, GRUCell, LSTMCell, RNNCell, Spec
 
 __all__ = [
     "ELU",
@@ -40,11 +44,13 @@ __all__ = [
     "Concat",
     "Dropout",
     "Embedding",
+    "Flatten",
     "GRUCell",
     "Hardsigmoid",
     "Hardswish",
     "Identity",
     "LSTMCell",
+    "Last",
     "LayerNorm",
     "LeakyReLU",
     "Linear",
@@ -60,4 +66,5 @@ __all__ = [
     "Softsign",
     "Spec",
     "Tanh",
+    "Unflatten",
 ]
