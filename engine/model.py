@@ -13,7 +13,7 @@ import numpy as np
 
 from ._machine import Machine
 from .arrays import exact
-from .errors import ShapeError, UnsupportedModelError
+from .errors import GatestepError, ShapeError, UnsupportedModelError
 from .graph import Graph, Node, Port
 from .lowering import Lowering, NeedsValue
 from .ops.plumbing import cast
@@ -78,7 +78,10 @@ class Model:
         self._lock = threading.Lock()
         self.layout = analyse(graph, self.real, states)
         if self.streams:
-            self._plan(1 if self.layout.free_batch else self._fixed_batch())
+            try:
+                self._plan(1 if self.layout.free_batch else self._fixed_batch())
+            except GatestepError as error:  # it may still run as a whole
+                self.layout.blocker = error
 
     # ------------------------------------------------------------------ streaming
     @property

@@ -142,6 +142,9 @@ def port_shapes(graph: Graph, fixed: Mapping[tuple[str, int], int]) -> dict[str,
 def unused(graph: Graph) -> list[int]:
     """Primes that are no size in the file. The last two are for time and batch."""
     sizes = {n for array in graph.constants.values() for n in array.shape}
+    for array in graph.constants.values():
+        if array.dtype.kind in "iu" and array.size < 64:  # shapes, bounds, indices and what is one off
+            sizes.update(int(n) + d for n in array.reshape(-1) for d in (-1, 0, 1))
     sizes.update(n for port in graph.inputs for n in port.shape or () if isinstance(n, int))
     return [n for n in PRIMES if n not in sizes]
 
@@ -548,7 +551,8 @@ def squares(graph: Graph, ctx: Lowering, layout: Layout) -> Mixing | None:
     for port in [*graph.inputs, *graph.outputs]:
         tags = [ctx.root(tag) for tag in tags_of(ctx, port.name)] if port.name in layout.axes else []
         timed = [tag for tag in tags if is_in(tag, TIME)]
-        folded = any(part not in (TIME, BATCH) for tag in timed if isinstance(tag, Merged) for part, _ in tag.parts)
+        parts = [part for tag in timed if isinstance(tag, Merged) for part, _ in tag.parts]
+        folded = any(part not in (TIME, BATCH) for part in parts) or parts.count(TIME) > 1
         if len(timed) > 1 or folded:
             node = next(node for node in graph.nodes if port.name in node.inputs or port.name in node.outputs)
             return Mixing(TIME, node, f"has the frames of {port.name!r} {'within' if folded else 'along more than'} one axis")

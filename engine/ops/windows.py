@@ -179,7 +179,9 @@ class Conv(Op):
             )
             mine = slice(g * each, (g + 1) * each)
             key = ("conv", node.inputs[1], node.inputs[2] if b is not None else "", g, groups)
-            results.append(linear(ctx, node, flat, w[mine].reshape(each, width).T, None if b is None else b[mine], key))
+            # Never without a bias: what is added later goes along the last axis, and channels are not that.
+            bias = np.zeros(each, w.dtype) if b is None else b[mine]
+            results.append(linear(ctx, node, flat, w[mine].reshape(each, width).T, bias, key))
         y = results[0]
         if groups == 1:
             ctx.is_layer(node.outputs[0], ctx.instructions[-1])
