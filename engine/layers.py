@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from .spec import Shape, Spec
+from .spec import FRAMES, IDS, LAST, SAMPLES, Shape, Spec
 
 __all__ = [
     "ELU",
@@ -13,9 +13,11 @@ __all__ = [
     "SELU",
     "Dropout",
     "Embedding",
+    "Flatten",
     "Hardsigmoid",
     "Hardswish",
     "Identity",
+    "Last",
     "LayerNorm",
     "LeakyReLU",
     "Linear",
@@ -27,6 +29,7 @@ __all__ = [
     "Softplus",
     "Softsign",
     "Tanh",
+    "Unflatten",
 ]
 
 
@@ -72,9 +75,15 @@ class Embedding(Spec):
             self._size("padding_idx", least=-self.num_embeddings)
 
     @property
-    def takes_ids(self) -> bool:
-        """True."""
-        return True
+    def takes(self) -> str:
+        """Ids."""
+        return IDS
+
+    def gives(self, form: str) -> str:
+        """Frames for ids."""
+        if form != IDS:
+            raise ValueError("Embedding takes ids, so it can only come first")
+        return FRAMES
 
     def width_out(self, width: int | None) -> int:
         """How many features it gives."""
@@ -274,3 +283,100 @@ class Dropout(Spec):
 
     def __post_init__(self) -> None:
         self._number("p")
+
+
+# Axes
+
+
+@dataclass(frozen=True, repr=False)
+class Last(Spec):
+    """The last step of a recording, ``(B, F)`` for ``(T, B, F)``; in a stream, every step is the last one so far.
+
+    PyTorch has no module for it: there it is ``output[-1]``, or ``output[:, -1]`` if batch-first. For a bidirectional
+    layer that is what it gives at the last step, whose backward half has seen one frame.
+    """
+
+    def gives(self, form: str) -> str:
+        """The last step for frames."""
+        if form != FRAMES:
+            raise ValueError(f"Last takes features over time, not {form}")
+        return LAST
+
+
+@dataclass(frozen=True, repr=False)
+class Unflatten(Spec):
+    """Numbers become frames of one feature: ``(T, B, 1)`` for ``(T, B)``. It comes first.
+
+    Parameters
+    ----------
+    dim, unflattened_size
+        1 and ``(-1, 1)``, the only form taken: PyTorch's way of putting a feature axis at the end.
+
+    Raises
+    ------
+    ValueError
+        Another form.
+    """
+
+    dim: int
+    unflattened_size: tuple[int, ...]
+
+    def __post_init__(self) -> None:
+        size: object = self.unflattened_size
+        if isinstance(size, list):
+            object.__setattr__(self, "unflattened_size", tuple(size))
+        if self.dim not in (1, -1) or self.unflattened_size != (-1, 1):
+            raise ValueError(
+                f"Unflatten: only Unflatten(1, (-1, 1)), not dim {self.dim!r}, unflattened_size {self.unflattened_size!r}"
+            )
+
+    @property
+    def takes(self) -> str:
+        """Samples."""
+        return SAMPLES
+
+    def gives(self, form: str) -> str:
+        """Frames for samples."""
+        if form != SAMPLES:
+            raise ValueError("Unflatten takes numbers without a feature axis, so it can only come first")
+        return FRAMES
+
+    def width_out(self, width: int | None) -> int:
+        """One feature."""
+        return 1
+
+
+@dataclass(frozen=True, repr=False)
+class Flatten(Spec):
+    """Frames of one feature become numbers: ``(T, B)`` for ``(T, B, 1)``. It comes last.
+
+    Parameters
+    ----------
+    start_dim, end_dim : int
+        1 and -1, PyTorch's defaults. With more than one feature that would mix time with features: it is refused.
+
+    Raises
+    ------
+    ValueError
+        Another axis.
+    """
+
+    start_dim: int = 1
+    end_dim: int = -1
+
+    def __post_init__(self) -> None:
+        if self.start_dim not in (1, -2) or self.end_dim not in (-1, 2):
+            raise ValueError(
+                f"Flatten: only Flatten(1, -1), away with one feature, not {self.start_dim!r}, {self.end_dim!r}"
+            )
+
+    @property
+    def width_in(self) -> int:
+        """One feature."""
+        return 1
+
+    def gives(self, form: str) -> str:
+        """Samples for frames."""
+        if form != FRAMES:
+            raise ValueError(f"Flatten takes features over time, not {form}")
+        return SAMPLES

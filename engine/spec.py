@@ -9,26 +9,31 @@ from __future__ import annotations
 
 import dataclasses
 import operator
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
 __all__ = [
+    "FRAMES",
     "GRU",
+    "IDS",
+    "LAST",
     "LSTM",
     "RNN",
-    "Concat",
+    "SAMPLES",
     "GRUCell",
     "LSTMCell",
     "RNNCell",
     "Recurrence",
     "Recurrent",
-    "Residual",
-    "Sequential",
     "Shape",
     "Spec",
 ]
 
 Shape = tuple[int, ...]
+
+#: What goes from layer to layer: features ``(T, B, F)``, integer ids ``(T, B)``, numbers ``(T, B)``, or the features of
+#: the last step alone, ``(B, F)``.
+FRAMES, IDS, SAMPLES, LAST = "frames", "ids", "samples", "the last step"
 
 
 class Spec:
@@ -40,9 +45,15 @@ class Spec:
         return None
 
     @property
-    def takes_ids(self) -> bool:
-        """Whether it takes integer ids rather than features."""
-        return False
+    def takes(self) -> str:
+        """What it takes where it comes first: `FRAMES`, `IDS` or `SAMPLES`."""
+        return FRAMES
+
+    def gives(self, form: str) -> str:
+        """What it gives when it is given `form`; ValueError if it cannot be."""
+        if form not in (FRAMES, LAST):
+            raise ValueError(f"{type(self).__name__} takes features, not {form}")
+        return form
 
     @property
     def width_in(self) -> int | None:
@@ -124,6 +135,8 @@ class Recurrence:
         Of a GRU: whether the reset gate acts on the recurrent product (PyTorch) or on h before it.
     cell : bool
         Whether the weights are named like those of a ``torch.nn.*Cell``, and states have no layer axis.
+    initial : tuple of str
+        The keys of the learned initial states, h and then c; empty: they are zeros.
     """
 
     op: str
@@ -137,6 +150,7 @@ class Recurrence:
     activation: str = "Tanh"
     reset_after: bool = True
     cell: bool = False
+    initial: tuple[str, ...] = ()
 
     @property
     def state_size(self) -> int:
@@ -161,6 +175,11 @@ class Recurrence:
                     yield f"bias_hh{suffix}", (rows,)
                 if self.proj_size:
                     yield f"weight_hr{suffix}", (self.proj_size, self.hidden_size)
+
+    def initial_states(self) -> Iterator[tuple[str, Shape]]:
+        """The key and shape of each learned initial state."""
+        for key, size in zip(self.initial, (self.state_size, self.hidden_size), strict=False):
+            yield key, (self.num_layers * self.directions, size)
 
 
 class Recurrent(Spec):
@@ -189,6 +208,23 @@ class Recurrent(Spec):
         """The name and shape of each weight."""
         return self.recurrence.parameters()
 
+    def gives(self, form: str) -> str:
+        """Frames for frames."""
+        if form != FRAMES:
+            raise ValueError(f"{type(self).__name__} runs over time and takes features, not {form}")
+        return FRAMES
+
+    def _initial(self, *states: str) -> None:
+        """Check that `initial`, if given, names a key for each of these states."""
+        given: object = vars(self).get("initial")
+        if given is None:
+            return
+        keys = (given,) if isinstance(given, str) else given
+        if not isinstance(keys, (tuple, list)) or len(keys) != len(states) or not all(isinstance(k, str) for k in keys):
+            wanted = " and of ".join(f"the initial {state}" for state in states)
+            raise ValueError(f"{type(self).__name__}: initial must be the key of {wanted}, not {given!r}")
+        object.__setattr__(self, "initial", tuple(keys))
+
 
 _NONLINEARITIES = {"tanh": "Tanh", "relu": "Relu"}
 
@@ -211,6 +247,10 @@ class RNN(Recurrent):
     dropout : float
         Ignored: dropout is for training.
     bidirectional : bool
+    initial : str, or tuple of str, optional
+        The keys of initial states that were learned: of h, for an LSTM of h and c. They are keys of the whole file
+        (after its prefix, not below the layer's own name) and hold ``(num_layers * directions, size)``, the same for
+        every row of a batch.
     prefix : str, optional
         Where the keys begin in the file, such as ``"encoder."``; only for the outermost spec. With a prefix, weights
         outside it are left alone. Without, the prefix is found, and weights left over are an error.
@@ -229,12 +269,14 @@ class RNN(Recurrent):
     batch_first: bool = False
     dropout: float = 0.0
     bidirectional: bool = False
+    initial: tuple[str, ...] | str | None = field(default=None, kw_only=True)
     prefix: str | None = field(default=None, kw_only=True)
 
     def __post_init__(self) -> None:
         self._size("input_size", "hidden_size", "num_layers")
         self._flag("bias", "batch_first", "bidirectional")
         self._number("dropout")
+        self._initial("h")
         self._choice("nonlinearity", _NONLINEARITIES)
 
     @property
@@ -249,6 +291,7 @@ class RNN(Recurrent):
             self.bias,
             1 + self.bidirectional,
             activation=_NONLINEARITIES[self.nonlinearity],
+            initial=tuple(self.initial or ()),
         )
 
 
@@ -258,7 +301,7 @@ class LSTM(Recurrent):
 
     Parameters
     ----------
-    input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, prefix
+    input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, initial, prefix
         As for `RNN`.
     proj_size : int
         Size of the projected h, less than `hidden_size`; 0: no projection.
@@ -277,6 +320,7 @@ class LSTM(Recurrent):
     dropout: float = 0.0
     bidirectional: bool = False
     proj_size: int = 0
+    initial: tuple[str, ...] | str | None = field(default=None, kw_only=True)
     prefix: str | None = field(default=None, kw_only=True)
 
     def __post_init__(self) -> None:
@@ -284,6 +328,7 @@ class LSTM(Recurrent):
         self._size("proj_size", least=0)
         self._flag("bias", "batch_first", "bidirectional")
         self._number("dropout")
+        self._initial("h", "c")
         if self.proj_size >= self.hidden_size:
             raise ValueError(f"LSTM: proj_size {self.proj_size} must be less than hidden_size {self.hidden_size}")
 
@@ -299,6 +344,7 @@ class LSTM(Recurrent):
             self.bias,
             1 + self.bidirectional,
             self.proj_size,
+            initial=tuple(self.initial or ()),
         )
 
 
@@ -308,7 +354,7 @@ class GRU(Recurrent):
 
     Parameters
     ----------
-    input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, prefix
+    input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, initial, prefix
         As for `RNN`.
     reset_after : bool
         True is PyTorch's: ``n = tanh(W x + b + r * (R h + b'))``; False is the original paper's:
@@ -328,12 +374,14 @@ class GRU(Recurrent):
     dropout: float = 0.0
     bidirectional: bool = False
     reset_after: bool = field(default=True, kw_only=True)
+    initial: tuple[str, ...] | str | None = field(default=None, kw_only=True)
     prefix: str | None = field(default=None, kw_only=True)
 
     def __post_init__(self) -> None:
         self._size("input_size", "hidden_size", "num_layers")
         self._flag("bias", "batch_first", "bidirectional", "reset_after")
         self._number("dropout")
+        self._initial("h")
 
     @property
     def recurrence(self) -> Recurrence:
@@ -347,6 +395,7 @@ class GRU(Recurrent):
             self.bias,
             1 + self.bidirectional,
             reset_after=self.reset_after,
+            initial=tuple(self.initial or ()),
         )
 
 
@@ -436,193 +485,3 @@ class GRUCell(Recurrent):
             reset_after=self.reset_after,
             cell=True,
         )
-
-
-# Compositions
-
-
-def _composed(kind: str, layers: tuple[Spec | Mapping[str, Spec], ...]) -> tuple[tuple[str, Spec], ...]:
-    """Layers with their names: those of the mapping given alone, or "0", "1", ... in order."""
-    first = layers[0] if layers else None
-    named = list(first.items()) if len(layers) == 1 and isinstance(first, Mapping) else list(enumerate(layers))
-    if not named:
-        raise ValueError(f"{kind}: no layers")
-    checked = []
-    for name, layer in named:
-        if not isinstance(layer, Spec):
-            raise TypeError(f"{kind}: {str(name)!r} must be a gatestep.nn layer, not {layer!r}")
-        if layer.prefix is not None:
-            raise ValueError(f"{kind}: {str(name)!r} has a prefix; only the outermost spec can, names say the rest")
-        checked.append((str(name), layer))
-    return tuple(checked)
-
-
-def _fits(kind: str, taker: str, takes: int | None, giver: str, gives: int | None) -> None:
-    if takes is not None and gives is not None and takes != gives:
-        raise ValueError(f"{kind}: {taker} takes {takes} features, {giver} {gives}")
-
-
-@dataclass(frozen=True, init=False, repr=False)
-class Sequential(Spec):
-    """Layers, one after the other.
-
-    Parameters
-    ----------
-    *layers : Spec, or one mapping of str to Spec
-        In a file, the weights of a layer lie under its name: ``"0."``, ``"1."``, ... as in PyTorch, or the keys of the
-        mapping, dots allowed: ``Sequential({"rnn": LSTM(16, 32), "head.0": Linear(32, 5)})``.
-    prefix : str, optional
-        As for `RNN`.
-    states : bool
-        Whether the states of the recurrent layers are inputs and outputs of a whole call: `rnn.h0`, `rnn.hn`, and for
-        an LSTM `rnn.c0`, `rnn.cn`, where ``"rnn"`` is the layer's name.
-
-    Raises
-    ------
-    TypeError, ValueError
-        What is given is no layer, or a layer does not take as many features as the one before it gives.
-    """
-
-    layers: tuple[tuple[str, Spec], ...]
-    prefix: str | None = None
-    states: bool = False
-
-    def __init__(self, *layers: Spec | Mapping[str, Spec], prefix: str | None = None, states: bool = False) -> None:
-        object.__setattr__(self, "layers", _composed("Sequential", layers))
-        object.__setattr__(self, "prefix", prefix)
-        object.__setattr__(self, "states", states)
-        self._flag("states")
-        width, before = None, ""
-        for name, layer in self.layers:
-            what = f"{name!r} {type(layer).__name__}"
-            if before and layer.takes_ids:
-                raise ValueError(f"Sequential: {what} takes ids, so it can only come first")
-            _fits("Sequential", what, layer.width_in, f"{before} gives", width)
-            if width is None:
-                width = layer.width_in
-            width, before = layer.width_out(width), what
-
-    @property
-    def takes_ids(self) -> bool:
-        """Whether it takes integer ids rather than features."""
-        return self.layers[0][1].takes_ids
-
-    @property
-    def width_in(self) -> int | None:
-        """How many features it takes; None: any."""
-        for _, layer in self.layers:
-            if layer.width_in is not None:
-                return layer.width_in
-            if layer.width_out(1) != 1:  # no layer without a width of its own: it changes the number of features
-                return None
-        return None
-
-    def width_out(self, width: int | None) -> int | None:
-        """How many features it gives."""
-        for _, layer in self.layers:
-            width = layer.width_out(layer.width_in if layer.width_in is not None else width)
-        return width
-
-    def children(self) -> Iterator[tuple[str, Spec]]:
-        """The layers, with the prefix of their keys."""
-        return ((f"{name}." if name else "", layer) for name, layer in self.layers)
-
-    def __repr__(self) -> str:
-        """As it would be written."""
-        more = f", prefix={self.prefix!r}" if self.prefix is not None else ""
-        return f"Sequential({_written(self.layers)}{more}{', states=True' if self.states else ''})"
-
-
-@dataclass(frozen=True, init=False, repr=False)
-class Concat(Spec):
-    """The outputs of several branches on the same input, side by side along the features.
-
-    Parameters
-    ----------
-    *branches : Spec, or one mapping of str to Spec
-        Named as in `Sequential`. ``Concat(Identity(), body)`` passes the input on beside the body's output.
-
-    Raises
-    ------
-    TypeError, ValueError
-        What is given is no layer, or the branches take different inputs.
-    """
-
-    branches: tuple[tuple[str, Spec], ...]
-
-    def __init__(self, *branches: Spec | Mapping[str, Spec]) -> None:
-        object.__setattr__(self, "branches", _composed("Concat", branches))
-        if len({branch.takes_ids for _, branch in self.branches}) > 1:
-            raise ValueError("Concat: some branches take ids and some take features")
-        for name, branch in self.branches:
-            what = f"{name!r} {type(branch).__name__}"
-            _fits("Concat", what, branch.width_in, "another branch takes", self.width_in)
-
-    @property
-    def takes_ids(self) -> bool:
-        """Whether the branches take integer ids rather than features."""
-        return self.branches[0][1].takes_ids
-
-    @property
-    def width_in(self) -> int | None:
-        """How many features it takes; None: any."""
-        return next((b.width_in for _, b in self.branches if b.width_in is not None), None)
-
-    def width_out(self, width: int | None) -> int | None:
-        """How many features it gives."""
-        width = self.width_in if self.width_in is not None else width
-        total = 0
-        for _, branch in self.branches:
-            gives = branch.width_out(width)
-            if gives is None:
-                return None
-            total += gives
-        return total
-
-    def children(self) -> Iterator[tuple[str, Spec]]:
-        """The branches, with the prefix of their keys."""
-        return ((f"{name}." if name else "", branch) for name, branch in self.branches)
-
-    def __repr__(self) -> str:
-        """As it would be written."""
-        return f"Concat({_written(self.branches)})"
-
-
-@dataclass(frozen=True, repr=False)
-class Residual(Spec):
-    """``y = x + body(x)``. It has no name of its own in the keys: the body's weights lie where the residual is.
-
-    Parameters
-    ----------
-    body : Spec
-        Gives as many features as it takes.
-
-    Raises
-    ------
-    TypeError, ValueError
-        The body is no layer, takes ids, or changes the number of features.
-    """
-
-    body: Spec
-
-    def __post_init__(self) -> None:
-        ((_, body),) = _composed("Residual", (self.body,))
-        if body.takes_ids:
-            raise ValueError(f"Residual: {type(body).__name__} takes ids, which cannot be added to its output")
-        _fits("Residual", "the body", body.width_in, "and gives", body.width_out(body.width_in))
-
-    @property
-    def width_in(self) -> int | None:
-        """How many features it takes; None: any."""
-        return self.body.width_in
-
-    def children(self) -> Iterator[tuple[str, Spec]]:
-        """The body."""
-        yield "", self.body
-
-
-def _written(named: tuple[tuple[str, Spec], ...]) -> str:
-    """Layers as arguments of a composition."""
-    if [name for name, _ in named] == [str(n) for n in range(len(named))]:
-        return ", ".join(repr(layer) for _, layer in named)
-    return "{" + ", ".join(f"{name!r}: {layer!r}" for name, layer in named) + "}"

@@ -10,9 +10,10 @@ from typing import Any
 import numpy as np
 
 from ..engine import layers as nn
+from ..engine.compositions import Concat, Residual, Sequential
 from ..engine.errors import ModelFormatError, UnsupportedModelError
 from ..engine.graph import Dim, Graph
-from ..engine.spec import Concat, Recurrence, Recurrent, Residual, Sequential, Shape, Spec
+from ..engine.spec import FRAMES, IDS, LAST, Recurrence, Recurrent, Shape, Spec
 
 __all__ = ["build", "describe"]
 
@@ -55,6 +56,7 @@ def build(spec: Spec, weights: Mapping[str, np.ndarray], *, source: str, prefix:
     expected = dict(_parameters(spec))
     start = _find_prefix(expected, weights, source) if given is None else _dotted(given)
     used = {f"{start}{key}": shape for key, shape in expected.items()}
+    weights = _without_batch(spec, weights, start)
     _check(used, weights, source, start if given is not None else "")
     return _Builder(spec, {key: weights[f"{start}{key}"] for key in expected}, source).graph
 
@@ -67,6 +69,8 @@ def describe(array: np.ndarray) -> str:
 def _parameters(spec: Spec, path: str = "") -> Iterator[tuple[str, Shape]]:
     for key, shape in spec.parameters():
         yield f"{path}{key}", shape
+    if isinstance(spec, Recurrent):
+        yield from spec.recurrence.initial_states()
     for name, child in spec.children():
         yield from _parameters(child, f"{path}{name}")
 
@@ -101,6 +105,13 @@ def _find_prefix(expected: Mapping[str, Shape], weights: Mapping[str, np.ndarray
         )
     # Without a prefix that fits, the nearest is the one to complain about.
     return max(fitting or whole or starts or [""], key=lambda s: sum(f"{s}{key}" in weights for key in expected))
+
+
+def _without_batch(spec: Spec, weights: Mapping[str, np.ndarray], start: str) -> Mapping[str, np.ndarray]:
+    """Learned initial states that hold a batch axis of 1, as people also keep them, lose it."""
+    keys = [f"{start}{key}" for s in _walk(spec) if isinstance(s, Recurrent) for key in s.recurrence.initial]
+    batched = [key for key in keys if key in weights and weights[key].ndim == 3 and weights[key].shape[1] == 1]
+    return {**weights, **{key: weights[key][:, 0] for key in batched}} if batched else weights
 
 
 def _check(expected: Mapping[str, Shape], weights: Mapping[str, np.ndarray], source: str, inside: str) -> None:
@@ -150,19 +161,20 @@ class _Builder:
 
         batch_first = self._batch_first(spec)
         axes: tuple[Dim, ...] = ("B", "T") if batch_first else ("T", "B")
-        width = "F" if spec.width_in is None else spec.width_in
-        if spec.takes_ids:
-            value = self.graph.input("input", axes, np.int64)
-        else:
-            value = self.graph.input("input", (*axes, width), self.dtype)
+        takes, gives = spec.takes, spec.gives(spec.takes)
+        features: tuple[Dim, ...] = ("F" if spec.width_in is None else spec.width_in,) if takes == FRAMES else ()
+        value = self.graph.input("input", (*axes, *features), np.int64 if takes == IDS else self.dtype)
         if batch_first:
-            value = self.op("Transpose", value, perm=(1, 0) if spec.takes_ids else (1, 0, 2))
+            value = self.op("Transpose", value, perm=(1, 0, 2)[: 2 + len(features)])
         value = self.add(spec, value, "")
-        if batch_first:
-            value = self.op("Transpose", value, perm=(1, 0, 2))
         if value == "input":
             raise UnsupportedModelError("the spec has no layer that computes anything", source=source)
-        self.ports = {value: ("output", (*axes, spec.width_out(spec.width_in) or "F")), **self.ports}
+        out: tuple[Dim, ...] = (spec.width_out(spec.width_in) or "F",) if gives in (FRAMES, LAST) else ()
+        if gives == LAST:
+            axes = ("B",)
+        elif batch_first:
+            value = self.op("Transpose", value, perm=(1, 0, 2)[: 2 + len(out)])
+        self.ports = {value: ("output", (*axes, *out)), **self.ports}
         self._name_outputs()
 
     def _batch_first(self, spec: Spec) -> bool:
@@ -237,6 +249,12 @@ class _Builder:
                 )
             case nn.Identity() | nn.Dropout():
                 return x
+            case nn.Last():
+                return self.op("Gather", x, self.graph.constant(np.array(-1, np.int64)), name=name, axis=0)
+            case nn.Unflatten():
+                return self.op("Unsqueeze", x, self.ints(2), name=name)
+            case nn.Flatten():
+                return self.op("Squeeze", x, self.ints(2), name=name)
         return self.activation(spec, x, name)
 
     def activation(self, spec: Spec, x: str, name: str) -> str:
@@ -276,8 +294,8 @@ class _Builder:
     def recurrent(self, r: Recurrence, x: str, path: str) -> str:
         """All layers of one recurrent module: one node each, states as PyTorch stacks them."""
         gives_c = r.op == "LSTM"
-        h0 = self.state("h", r.state_size, r, path)
-        c0 = self.state("c", r.hidden_size, r, path) if gives_c else ""
+        h0 = self.state("h", r.state_size, r, path, x)
+        c0 = self.state("c", r.hidden_size, r, path, x) if gives_c else ""
         last: list[tuple[str, ...]] = []
         for layer in range(r.num_layers):
             name = path.rstrip(".") or r.op.lower()
@@ -302,8 +320,13 @@ class _Builder:
     def state_shape(self, size: int, r: Recurrence) -> tuple[Dim, ...]:
         return ("B", size) if r.cell else (r.num_layers * r.directions, "B", size)
 
-    def state(self, kind: str, size: int, r: Recurrence, path: str) -> str:
-        """An initial state as an input, if states are inputs: ``(layers * directions, B, size)``."""
+    def state(self, kind: str, size: int, r: Recurrence, path: str, x: str) -> str:
+        """An initial state, ``(layers * directions, B, size)``: a learned one, or an input, if states are inputs."""
+        if r.initial:
+            learned = self.weight(r.initial["hc".index(kind)])[:, None]
+            batch = self.op("Gather", self.op("Shape", x, start=0, end=None), self.ints(1), axis=0)
+            shape = self.op("Concat", self.ints(len(learned)), batch, self.ints(size), axis=0)
+            return self.op("Expand", self.graph.constant(learned), shape, name=r.initial["hc".index(kind)])
         if not self.states:
             return ""
         value = self.graph.input(f"{path}{kind}0", self.state_shape(size, r), self.dtype, optional=True)

@@ -8,9 +8,10 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from ..engine.compositions import Sequential
 from ..engine.errors import UnsupportedModelError
 from ..engine.layers import Embedding, LayerNorm, Linear
-from ..engine.spec import GRU, LSTM, RNN, GRUCell, LSTMCell, RNNCell, Sequential, Spec
+from ..engine.spec import GRU, LSTM, RNN, GRUCell, LSTMCell, RNNCell, Spec
 from .build import describe
 
 __all__ = ["infer"]

@@ -14,7 +14,7 @@ from gatestep.importers.build import build
 
 from gatestep import nn
 
-LAYERS = [name for name in nn.__all__ if name not in ("Spec", "Residual", "Concat", "Sequential")]
+LAYERS = [name for name in nn.__all__ if name not in ("Spec", "Residual", "Concat", "Sequential", "Last")]
 
 
 def weights_of(spec: nn.Spec, prefix: str = "", dtype: str = "f4", seed: int = 0) -> dict[str, np.ndarray]:
@@ -123,6 +123,25 @@ def test_arguments_are_those_of_torch(name) -> None:
         lambda: nn.Concat(),
         lambda: nn.Concat(nn.Linear(3, 4), nn.Linear(4, 4)),
         lambda: nn.Concat(nn.Linear(3, 4), nn.Embedding(4, 4)),
+        lambda: nn.LSTM(3, 4, initial="h"),
+        lambda: nn.GRU(3, 4, initial=("h", "c")),
+        lambda: nn.RNN(3, 4, initial=3),
+        lambda: nn.LSTM(3, 4, initial=("h", None)),
+        lambda: nn.Unflatten(2, (-1, 1)),
+        lambda: nn.Unflatten(1, (2, 2)),
+        lambda: nn.Unflatten(1, 3),
+        lambda: nn.Flatten(0),
+        lambda: nn.Sequential(nn.Linear(3, 4), nn.Flatten()),
+        lambda: nn.Sequential(nn.Linear(3, 1), nn.Last(), nn.Flatten()),
+        lambda: nn.Sequential(nn.Linear(3, 1), nn.Flatten(), nn.Tanh()),
+        lambda: nn.Sequential(nn.Linear(1, 1), nn.Unflatten(1, (-1, 1))),
+        lambda: nn.Sequential(nn.Unflatten(1, (-1, 1)), nn.LSTM(2, 3)),
+        lambda: nn.Sequential(nn.Last(), nn.LSTM(3, 4)),
+        lambda: nn.Sequential(nn.Last(), nn.Sequential(nn.Tanh(), nn.GRU(3, 4))),
+        lambda: nn.Sequential(nn.Last(), nn.Last()),
+        lambda: nn.Residual(nn.Last()),
+        lambda: nn.Concat(nn.Last(), nn.Identity()),
+        lambda: nn.Concat(nn.Flatten(), nn.Flatten()),
     ],
 )
 def test_constructors_check_their_arguments(make) -> None:
@@ -155,6 +174,8 @@ def test_specs_are_values() -> None:
         nn.Sequential({"a": nn.Linear(3, 3, bias=False)}, prefix="x.", states=True),
         nn.Concat(nn.Identity(), nn.Residual(nn.GELU("tanh"))),
         nn.Concat({"a": nn.Softplus(2.0), "b": nn.LayerNorm(3, bias=False)}),
+        nn.Sequential(nn.Unflatten(1, [-1, 1]), nn.LSTM(1, 3, initial=["h", "c"]), nn.Linear(3, 1), nn.Flatten()),
+        nn.Sequential(nn.GRU(1, 3, initial="h"), nn.Last()),
     ],
 )
 def test_repr_is_how_it_is_written(spec) -> None:
@@ -167,7 +188,6 @@ def test_widths() -> None:
     assert nn.Concat(nn.Identity(), nn.GRU(3, 5, bidirectional=True)).width_out(3) == 13
     assert nn.Concat(nn.Identity(), nn.ReLU()).width_out(None) is None
     assert nn.Sequential(nn.Embedding(9, 3), nn.LSTM(3, 6, proj_size=2)).width_out(None) == 2
-    assert nn.Sequential(nn.Embedding(9, 3)).takes_ids
     assert nn.Concat(nn.Embedding(9, 3), nn.Embedding(9, 4)).width_out(None) == 7
 
 
@@ -342,6 +362,37 @@ def test_states_of_a_sequential() -> None:
     )
 
 
+def test_a_last_step() -> None:
+    for batch_first in (False, True):
+        graph = graph_of(nn.Sequential(nn.GRU(3, 4, batch_first=batch_first), nn.Last(), nn.Linear(4, 2)))
+        assert_sound(graph)
+        axes = ("B", "T") if batch_first else ("T", "B")
+        assert ports(graph) == ({"input": (*axes, 3)}, {"output": ("B", 2)})
+
+
+def test_numbers_without_a_feature_axis() -> None:
+    body = nn.Sequential(nn.Unflatten(1, (-1, 1)), nn.Residual(nn.GRU(1, 1, batch_first=True)), nn.Flatten())
+    graph = graph_of(body)
+    assert_sound(graph)
+    assert ports(graph) == ({"input": ("B", "T")}, {"output": ("B", "T")})
+    assert graph.inputs[0].dtype == np.float32
+
+
+def test_keys_of_initial_states_are_those_of_the_file() -> None:
+    spec = nn.Sequential({"rnn": nn.LSTM(3, 4, 2, bidirectional=True, proj_size=2, initial=("h", "learned.c"))})
+    learned = {"m.h": np.ones((4, 2), "f4"), "m.learned.c": np.ones((4, 4), "f4")}
+    weights = weights_of(spec, "m.") | learned
+    graph = build(spec, weights, source="file")
+    assert_sound(graph)
+    assert ports(graph) == ({"input": ("T", "B", 3)}, {"output": ("T", "B", 4)})
+    assert build(spec, weights | {"m.h": np.ones((4, 1, 2), "f4")}, source="file")
+    with pytest.raises(ModelFormatError, match=r"'m\.h' has the shape \(4, 4\), the spec makes it \(4, 2\)"):
+        build(spec, weights | {"m.h": np.ones((4, 4), "f4")}, source="file")
+    del weights["m.learned.c"]
+    with pytest.raises(ModelFormatError, match=r"no weight 'm\.learned\.c'"):
+        build(spec, weights, source="file", prefix="m")
+
+
 def test_gru_and_rnn_attributes() -> None:
     (gru, *_) = graph_of(nn.GRU(3, 4, reset_after=False, bias=False)).nodes
     assert gru.attrs["gates"] == "rzh"
@@ -372,6 +423,6 @@ def test_every_layer_makes_a_graph() -> None:
     needed = {"LSTM": (4, 4), "GRU": (4, 4), "RNN": (4, 4), "LSTMCell": (4, 4), "GRUCell": (4, 4), "RNNCell": (4, 4)}
     needed |= {"Linear": (4, 4), "LayerNorm": (4,), "Softmax": (-1,), "LogSoftmax": (-1,)}
     for name in LAYERS:
-        if name != "Embedding":
+        if name not in ("Embedding", "Unflatten", "Flatten"):
             spec = nn.Sequential(nn.Linear(4, 4), getattr(nn, name)(*needed.get(name, ())), nn.Linear(4, 4))
             assert_sound(graph_of(spec))

@@ -101,6 +101,61 @@ def test_cells_run_over_time(kind) -> None:
     assert_close(model(x, *states), [np.stack(outputs), *(s.detach().numpy() for s in given)])
 
 
+LEARNED = [
+    ("LSTM", {"num_layers": 2, "bidirectional": True, "proj_size": 3}),
+    ("LSTM", {"batch_first": True}),
+    ("GRU", {"num_layers": 2}),
+    ("RNN", {"bidirectional": True}),
+]
+
+
+@pytest.mark.parametrize(("kind", "options"), LEARNED)
+@pytest.mark.parametrize("batched", [False, True])
+def test_learned_initial_states(kind, options, batched) -> None:
+    module = getattr(torch.nn, kind)(7, 5, **options)
+    count = options.get("num_layers", 1) * (1 + options.get("bidirectional", False))
+    sizes = [options.get("proj_size", 5), 5][: 1 + (kind == "LSTM")]
+    learned = [numbers(count, size, seed=n) for n, size in enumerate(sizes)]
+    keys = ("h0", "c0")[: len(learned)]
+    weights = {f"rnn.{key}": a for key, a in module.state_dict().items()}
+    weights |= {key: torch.from_numpy(a[:, None] if batched else a) for key, a in zip(keys, learned, strict=True)}
+    model = gatestep.load(weights, spec=nn.Sequential({"rnn": getattr(nn, kind)(7, 5, **options, initial=keys)}))
+    x = numbers(B, T, 7) if options.get("batch_first") else numbers(T, B, 7)
+    given = tuple(torch.from_numpy(a)[:, None].expand(-1, B, -1).contiguous() for a in learned)
+    expected = flat(module(torch.from_numpy(x), given if kind == "LSTM" else given[0]))[0]
+    assert_close(model(x), [expected])
+    if not options.get("bidirectional"):
+        time_first = (lambda a: a.swapaxes(0, 1)) if options.get("batch_first") else (lambda a: a)
+        stream = model.stream(B)
+        for _ in range(2):
+            steps = np.stack([stream.step(np.ascontiguousarray(frame)) for frame in time_first(x)])
+            np.testing.assert_allclose(steps, time_first(expected), rtol=1e-4, atol=1e-5)
+            stream.reset()
+
+
+def test_a_learned_initial_state_of_a_layer_alone() -> None:
+    module, learned = torch.nn.GRU(7, 5), numbers(1, 5)
+    weights = {**module.state_dict(), "start": torch.from_numpy(learned)}
+    model = gatestep.load(weights, spec=nn.GRU(7, 5, initial="start"))
+    given = torch.from_numpy(learned)[:, None].expand(-1, B, -1).contiguous()
+    assert_close(model(numbers(T, B, 7)), flat(module(torch.from_numpy(numbers(T, B, 7)), given)))
+
+
+@pytest.mark.parametrize("batch_first", [False, True])
+def test_last_step(batch_first) -> None:
+    rnn, fc = torch.nn.GRU(7, 5, batch_first=batch_first), torch.nn.Linear(5, 3)
+    weights = {f"{name}.{key}": a for name, m in (("rnn", rnn), ("fc", fc)) for key, a in m.state_dict().items()}
+    layers = {"rnn": nn.GRU(7, 5, batch_first=batch_first), "last": nn.Last(), "fc": nn.Linear(5, 3), "act": nn.Tanh()}
+    model = gatestep.load(weights, spec=nn.Sequential(layers))
+    x = numbers(T, B, 7)
+    every = torch.tanh(fc(rnn(torch.from_numpy(x.swapaxes(0, 1).copy() if batch_first else x))[0])).detach().numpy()
+    every = every.swapaxes(0, 1) if batch_first else every
+    assert_close(model(x.swapaxes(0, 1) if batch_first else x), [every[-1]])
+    stream = model.stream(B)
+    for frame, expected in zip(x, every, strict=True):
+        np.testing.assert_allclose(stream.step(frame), expected, rtol=1e-4, atol=1e-5)
+
+
 def test_inferred_from_a_file(tmp_path) -> None:
     module = torch.nn.LSTM(7, 20, 2, bidirectional=True)
     path = tmp_path / "lstm.pt"
@@ -225,12 +280,29 @@ def test_case_seq_tagger() -> None:
     assert_close(model(data["in.x"]), [data["out.y"]], atol)
 
 
+def streamed(model, x: np.ndarray) -> np.ndarray:
+    """What the steps of a stream give for a batch-first recording, time first."""
+    stream = model.stream(len(x))
+    return np.stack([stream.step(frame) for frame in np.ascontiguousarray(x.swapaxes(0, 1))])
+
+
 @shared
 def test_case_projection() -> None:
     path, data, atol = case("torch/KWSProj__state_dict")
     lstm = nn.LSTM(10, 48, batch_first=True, proj_size=24)
-    model = gatestep.load(path, spec=nn.Sequential({"lstm": lstm, "fc": nn.Linear(24, 12)}))
-    assert_close(model(data["in.x"])[:, -1], [data["out.y"]], atol)
+    model = gatestep.load(path, spec=nn.Sequential({"lstm": lstm, "last": nn.Last(), "fc": nn.Linear(24, 12)}))
+    assert_close(model(data["in.x"]), [data["out.y"]], atol)
+    np.testing.assert_allclose(streamed(model, data["in.x"])[-1], data["out.y"], atol=atol)
+
+
+@shared
+def test_case_nam() -> None:
+    path, data, atol = case("real/nam_lstm")
+    core = nn.LSTM(1, 3, batch_first=True, initial=("_initial_hidden", "_initial_cell"))
+    layers = {"in": nn.Unflatten(1, (-1, 1)), "_core": core, "_head": nn.Linear(3, 1), "out": nn.Flatten()}
+    model = gatestep.load(path, spec=nn.Sequential(layers))
+    assert_close(model(data["in.x"]), [data["out.y"]], atol)
+    np.testing.assert_allclose(streamed(model, data["in.x"]).T, data["out.y"], atol=atol)
 
 
 @shared
