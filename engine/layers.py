@@ -327,7 +327,7 @@ class Unflatten(Spec):
             object.__setattr__(self, "unflattened_size", tuple(size))
         if self.dim not in (1, -1) or self.unflattened_size != (-1, 1):
             raise ValueError(
-                f"Unflatten: only Unflatten(1, (-1, 1)), not dim {self.dim!r}, unflattened_size {self.unflattened_size!r}"
+                f"Unflatten: only Unflatten(1, (-1, 1)), not Unflatten({self.dim!r}, {self.unflattened_size!r})"
             )
 
     @property

@@ -2,13 +2,17 @@
 
 Since version 1.6 `torch.save` writes a zip archive: `data.pkl`, a pickle of the saved object in which every storage is
 a persistent id, and one uncompressed entry `data/<key>` per storage. A tensor is a strided view of a storage.
+
+Before that it wrote five pickles one after the other: a magic number, the version of the protocol, the machine's byte
+order and type sizes, the saved object, the keys of its storages; and then, for each key, a storage: its number of
+elements in eight bytes, and the elements. All of that is little-endian, whatever the machine.
 """
 
 from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,9 +20,9 @@ import numpy as np
 
 from ..engine.errors import ModelFormatError, UnsupportedModelError
 from .archive import ZIP_MAGIC, Archive, Source, source_name
-from .unpickle import Calls, Global, Inert, unpickle
+from .unpickle import Calls, Global, Inert, unpickle, unpickle_at
 
-__all__ = ["read_torch"]
+__all__ = ["is_legacy_tar", "read_torch"]
 
 #: NumPy's own limit before version 2.
 MAX_NDIM = 32
@@ -61,7 +65,10 @@ _WEIGHTS = ("state_dict", "model_state_dict", "model_state", "model", "net", "ne
 _NOT_WEIGHTS = re.compile(
     r"optimi[sz]er|(?:^|_)optim(?:$|_)|schedul|scaler|callbacks|loops|(?:^|_)rng|_extra_state$", re.IGNORECASE
 )
-_LEGACY = b"\x80\x02\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19."
+#: The first pickle of the older format, as far as every pickle protocol writes it alike.
+_MAGIC = b"\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19."
+_HEAD = 32
+_PROTOCOL = 1001
 _SAVE = "torch.save(model.state_dict(), 'weights.pt')"
 
 
@@ -107,32 +114,33 @@ def read_torch(source: Source, *, state_dict: str | None = None) -> dict[str, np
     ModelFormatError
         Damaged or truncated, or sizes that contradict each other.
     UnsupportedModelError
-        Not plain tensors (a pickled module, TorchScript, `torch.export`, the format before PyTorch 1.6), or more than
-        one state_dict to choose from.
+        Not plain tensors (a pickled module, TorchScript, `torch.export`), or more than one state_dict to choose from.
     OSError
         The file cannot be opened.
     """
     name = source_name(source)
-    _refuse_other_files(source, name)
+    head = _head(source)
+    if head.startswith(b"\x80") and _MAGIC in head:
+        return _read_legacy(source, name, state_dict)
+    _refuse_other_files(head, name)
     with Archive(source) as archive:
         folder = _folder(archive)
         root = unpickle(archive.read(f"{folder}data.pkl"), source=name, calls=_CALLS, persistent=_storage)
         tensors = _tensors(_choose(root, state_dict, name), name)
-        return _Reader(archive, folder).arrays(tensors)
+        total = sum(entry.file_size for entry in archive.entries.values())
+        reader = _Reader(name, total, lambda storage: archive.read(f"{folder}data/{storage.key}"))
+        reader.order = _byte_order(archive, folder)
+        return reader.arrays(tensors)
 
 
-def _refuse_other_files(source: Source, name: str) -> None:
+def _head(source: Source) -> bytes:
     if isinstance(source, bytes):
-        head = source[: len(_LEGACY)]
-    else:
-        with open(source, "rb") as file:
-            head = file.read(len(_LEGACY))
-    if head == _LEGACY:
-        raise UnsupportedModelError(
-            "saved in the format that PyTorch used before 1.6",
-            source=name,
-            hint="Save it again with a newer PyTorch: torch.save(torch.load(path, weights_only=True), new_path)",
-        )
+        return source[:_HEAD]
+    with open(source, "rb") as file:
+        return file.read(_HEAD)
+
+
+def _refuse_other_files(head: bytes, name: str) -> None:
     if head[:1] == b"\x80" and not head.startswith(ZIP_MAGIC):
         raise UnsupportedModelError(
             "a plain pickle, not a file of torch.save", source=name, hint=f"Save the weights with {_SAVE}"
@@ -368,19 +376,34 @@ def _keys(mapping: dict[Any, Any]) -> str:
 # Tensors to arrays
 
 
-class _Reader:
-    """Reads each storage once, when a tensor needs it."""
+def _byte_order(archive: Archive, folder: str) -> str:
+    if f"{folder}byteorder" not in archive.entries:
+        return "<"
+    order = archive.read(f"{folder}byteorder")
+    if order not in (b"little", b"big"):
+        raise ModelFormatError(f"{archive.name}: the archive's byte order is {order[:20]!r}")
+    return "<" if order == b"little" else ">"
 
-    def __init__(self, archive: Archive, folder: str) -> None:
-        self.archive, self.folder = archive, folder
-        self.storages: dict[str, bytes] = {}
-        self.order = "<"
-        if f"{folder}byteorder" in archive.entries:
-            order = archive.read(f"{folder}byteorder")
-            if order not in (b"little", b"big"):
-                raise ModelFormatError(f"{archive.name}: the archive's byte order is {order[:20]!r}")
-            self.order = "<" if order == b"little" else ">"
-        self.room = SPARE_BYTES + 4 * sum(entry.file_size for entry in archive.entries.values())
+
+class _Reader:
+    """Reads each storage once, when a tensor needs it.
+
+    Parameters
+    ----------
+    source : str
+        For messages.
+    total : int
+        Size of the file.
+    read : function
+        Gives the bytes of a storage.
+    """
+
+    order = "<"
+
+    def __init__(self, source: str, total: int, read: Callable[[_Storage], bytes | memoryview]) -> None:
+        self.source, self.read = source, read
+        self.storages: dict[str, bytes | memoryview] = {}
+        self.room = SPARE_BYTES + 4 * total
 
     def arrays(self, tensors: dict[str, _Tensor]) -> dict[str, np.ndarray]:
         made: dict[tuple[object, ...], np.ndarray] = {}
@@ -397,7 +420,7 @@ class _Reader:
         if code is None:
             raise UnsupportedModelError(
                 f"{_short(name)} has elements of type {_short(tensor.dtype or 'unknown')}",
-                source=self.archive.name,
+                source=self.source,
                 hint="Convert it before saving: model.float()",
             )
         dtype = np.dtype(self.order + code)
@@ -408,12 +431,10 @@ class _Reader:
             return self.empty(name, tensor, dtype)
         last = tensor.offset + sum((n - 1) * step for n, step in zip(tensor.shape, tensor.strides, strict=True))
         if (last + 1) * dtype.itemsize > len(data):
-            raise ModelFormatError(
-                f"{self.archive.name}: {_short(name)} of shape {tensor.shape} reaches beyond its storage"
-            )
+            raise ModelFormatError(f"{self.source}: {_short(name)} of shape {tensor.shape} reaches beyond its storage")
         self.room -= count * dtype.itemsize
         if self.room < 0:
-            raise ModelFormatError(f"{self.archive.name}: the tensors are many times larger than the file")
+            raise ModelFormatError(f"{self.source}: the tensors are many times larger than the file")
         # An axis of one element may have any stride; NumPy need not hear of it.
         steps = [0 if n == 1 else step * dtype.itemsize for n, step in zip(tensor.shape, tensor.strides, strict=True)]
         view: np.ndarray = np.ndarray(tensor.shape, dtype, data, tensor.offset * dtype.itemsize, steps)
@@ -421,28 +442,105 @@ class _Reader:
 
     def empty(self, name: str, tensor: _Tensor, dtype: np.dtype[Any]) -> np.ndarray:
         if math.prod(n or 1 for n in tensor.shape) * dtype.itemsize >= 1 << 31:
-            raise ModelFormatError(f"{self.archive.name}: {_short(name)} has the shape {tensor.shape}")
+            raise ModelFormatError(f"{self.source}: {_short(name)} has the shape {tensor.shape}")
         return _native(np.empty(tensor.shape, dtype), tensor.dtype)
 
-    def storage(self, name: str, tensor: _Tensor, itemsize: int) -> bytes:
+    def storage(self, name: str, tensor: _Tensor, itemsize: int) -> bytes | memoryview:
         key = tensor.storage.key
         data = self.storages.get(key)
         if data is None:
-            data = self.storages[key] = self.archive.read(f"{self.folder}data/{key}")
+            data = self.storages[key] = self.read(tensor.storage)
         held = len(data) if tensor.storage.dtype is None else len(data) // itemsize
         if held != tensor.storage.size:
             raise ModelFormatError(
-                f"{self.archive.name}: {_short(name)} wants a storage of {tensor.storage.size}, there are {held}"
+                f"{self.source}: {_short(name)} wants a storage of {tensor.storage.size}, there are {held}"
             )
         return data
 
 
 def _native(view: np.ndarray, dtype: str | None) -> np.ndarray:
     """`view` as a read-only, C-contiguous array of a dtype that NumPy has."""
-    array = np.ascontiguousarray(view, view.dtype.newbyteorder("=")).reshape(view.shape)
+    # Storages of the older format lie at odd places of the file.
+    array = np.require(view, view.dtype.newbyteorder("="), ["C", "ALIGNED"]).reshape(view.shape)
     if dtype == "bfloat16":  # the upper half of a float32
         array = (array.astype(np.uint32) << 16).view(np.float32)
     elif dtype == "bool":
         array = array != 0
     array.flags.writeable = False
     return array
+
+
+# The format before 1.6
+
+
+def is_legacy_tar(head: bytes) -> bool:
+    """Whether a file that begins with `head` (262 bytes or more) is a tar archive, as PyTorch wrote before 0.1.10."""
+    return head[257:262] == b"ustar"
+
+
+def _read_legacy(source: Source, name: str, state_dict: str | None) -> dict[str, np.ndarray]:
+    if isinstance(source, bytes):
+        data = source
+    else:
+        with open(source, "rb") as file:
+            data = file.read()
+    seen: dict[str, _Storage] = {}
+
+    def persistent(identity: object) -> object:
+        if isinstance(identity, tuple) and len(identity) == 4 and identity[0] == "module":
+            return identity[1]  # a class, with its source beside it
+        if not isinstance(identity, tuple) or len(identity) != 6:
+            raise ValueError("a persistent id that is no storage")
+        if identity[5] is not None:
+            raise UnsupportedModelError("a storage that is a view of another, as PyTorch wrote before 0.4", source=name)
+        storage = _storage(identity[:5])
+        seen.setdefault(storage.key, storage)
+        return storage
+
+    def value(at: int) -> tuple[object, int]:
+        return unpickle_at(data, at, source=name, calls=_CALLS, persistent=persistent)
+
+    _, at = value(0)
+    protocol, at = value(at)
+    if protocol != _PROTOCOL:
+        raise UnsupportedModelError(f"a version of PyTorch's older file format other than {_PROTOCOL}", source=name)
+    machine, at = value(at)
+    if not isinstance(machine, dict):
+        raise ModelFormatError(f"{name}: a {type(machine).__name__} where the machine is described")
+    root, at = value(at)
+    keys, at = value(at)
+    tensors = _tensors(_choose(root, state_dict, name), name)
+    storages = _legacy_storages(data, at, keys, seen, name)
+
+    def read(storage: _Storage) -> memoryview:
+        if storage.key not in storages:
+            raise ModelFormatError(f"{name}: no storage {_short(storage.key)} in it")
+        return storages[storage.key]
+
+    return _Reader(name, len(data), read).arrays(tensors)
+
+
+def _legacy_storages(data: bytes, at: int, keys: object, seen: dict[str, _Storage], name: str) -> dict[str, memoryview]:
+    """Where each storage lies; their order and sizes are all that says so."""
+    if not isinstance(keys, list):
+        raise ModelFormatError(f"{name}: a {type(keys).__name__} where the keys of the storages are listed")
+    whole, found = memoryview(data), dict[str, memoryview]()
+    for key in keys:
+        storage = seen.get(key) if isinstance(key, str) else None
+        if storage is None or storage.key in found:
+            raise ModelFormatError(f"{name}: the list of storages has one that nothing uses, or one twice")
+        code = "u1" if storage.dtype is None else _DTYPES.get(storage.dtype)
+        if code is None:
+            raise UnsupportedModelError(
+                f"it has a storage of type {_short(str(storage.dtype))}",
+                source=name,
+                hint="Convert it before saving: model.float()",
+            )
+        size = storage.size * np.dtype(code).itemsize
+        if len(data) - at - 8 < size or int.from_bytes(data[at : at + 8], "little") != storage.size:
+            raise ModelFormatError(
+                f"{name}: a storage of {storage.size} elements is announced at byte {at} and is not there"
+            )
+        found[storage.key] = whole[at + 8 : at + 8 + size]
+        at += 8 + size
+    return found

@@ -17,7 +17,7 @@ from typing import Any
 
 from ..engine.errors import GatestepError, ModelFormatError, UnsupportedModelError
 
-__all__ = ["Calls", "Global", "Inert", "unpickle"]
+__all__ = ["Calls", "Global", "Inert", "Persistent", "unpickle", "unpickle_at"]
 
 #: A weight takes about 30 steps: room for thirty thousand of them.
 MAX_STEPS = 1_000_000
@@ -56,9 +56,10 @@ class Inert:
 
 
 Calls = Mapping[str, Callable[[tuple[Any, ...]], object]]
+Persistent = Callable[[object], object]
 
 
-def unpickle(data: bytes, *, source: str, calls: Calls, persistent: Callable[[object], object]) -> object:
+def unpickle(data: bytes, *, source: str, calls: Calls, persistent: Persistent) -> object:
     """The value that a pickle describes.
 
     Parameters
@@ -86,9 +87,14 @@ def unpickle(data: bytes, *, source: str, calls: Calls, persistent: Callable[[ob
     UnsupportedModelError
         It names something of the operating system or the interpreter: an attack.
     """
-    machine = _Machine(data, source, calls, persistent)
+    return unpickle_at(data, 0, source=source, calls=calls, persistent=persistent)[0]
+
+
+def unpickle_at(data: bytes, at: int, *, source: str, calls: Calls, persistent: Persistent) -> tuple[object, int]:
+    """The value that the pickle at byte `at` describes, and where that pickle ends; see `unpickle`."""
+    machine = _Machine(data, at, source, calls, persistent)
     try:
-        return machine.run()
+        return machine.run(), machine.at
     except GatestepError:
         raise
     except (IndexError, KeyError, ValueError, struct.error) as error:
@@ -105,9 +111,8 @@ def _key(value: object) -> object:
 
 
 class _Machine:
-    def __init__(self, data: bytes, source: str, calls: Calls, persistent: Callable[[object], object]) -> None:
-        self.data, self.source, self.calls, self.persistent = data, source, calls, persistent
-        self.at = 0
+    def __init__(self, data: bytes, at: int, source: str, calls: Calls, persistent: Persistent) -> None:
+        self.data, self.at, self.source, self.calls, self.persistent = data, at, source, calls, persistent
         self.stack: list[Any] = []
         self.marks: list[list[Any]] = []
         self.memo: dict[int, Any] = {}

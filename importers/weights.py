@@ -16,11 +16,11 @@ from .archive import ZIP_MAGIC, Archive, Source, source_name
 from .build import build
 from .infer import infer
 from .safetensors import is_safetensors, read_safetensors
-from .torch import read_torch
+from .torch import is_legacy_tar, read_torch
 
 __all__ = ["is_weights", "read_weights", "to_graph"]
 
-_HEAD = 64
+_HEAD = 512
 #: Other files that people call weights, by how they begin.
 _OTHERS = (
     (b"\x89HDF\r\n\x1a\n", "an HDF5 file, as Keras writes"),
@@ -117,6 +117,8 @@ def _head(source: Source) -> bytes:
 
 
 def _other(head: bytes) -> str | None:
+    if is_legacy_tar(head):
+        return "a tar archive, as PyTorch wrote before 0.1.10"
     return next((what for magic, what in _OTHERS if head.startswith(magic)), None)
 
 

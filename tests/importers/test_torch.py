@@ -232,11 +232,6 @@ def test_torchscript_and_export(tmp_path) -> None:
         read_torch(tmp_path / "m.pt2")
 
 
-def test_legacy_format() -> None:
-    with pytest.raises(UnsupportedModelError, match=r"before 1\.6"):
-        read_torch(saved({"w": torch.ones(2)}, _use_new_zipfile_serialization=False))
-
-
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize(
     "make",
