@@ -170,6 +170,10 @@ class Lowering:
         """Turn what NumPy says of shapes that do not fit into an error that names the node."""
         try:
             yield
+        except (ShapeError, ModelFormatError) as error:
+            if str(error).startswith(self.graph.source):
+                raise
+            raise type(error)(f"{self.graph.source}: {error}") from error
         except (GatestepError, NeedsValue):
             raise
         except MemoryError as error:

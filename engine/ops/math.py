@@ -50,6 +50,8 @@ class Unary(Op):
     def evaluate(node: Node, *inputs: Array | None) -> tuple[Array, ...]:
         (x,) = inputs
         assert x is not None
+        if node.op == "ThresholdedRelu":  # x >= alpha in the recurrent operators, x > alpha by itself
+            return (np.where(x > node.attrs["alpha"], x, 0).astype(x.dtype),)
         return (reference.activation(*activation_of(node))(x).astype(x.dtype),)
 
     @staticmethod
