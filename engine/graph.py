@@ -31,7 +31,8 @@ with attributes ``hidden_size`` int; ``direction`` ``"forward" | "reverse" | "bi
 as ``"iofc"`` (ONNX), ``"ifco"`` (Keras and PyTorch: c is PyTorch's g) for LSTM, ``"zrh"`` (ONNX) or ``"rzh"``
 (PyTorch: h is its n) for GRU, ``"h"`` for RNN; ``activations``, a tuple of ``(name, alpha, beta)`` with ONNX names and
 defaults filled in, f, g, h per direction one after the other; ``clip`` float or None; LSTM: ``coupled``
-``"" | "f=1-i" | "i=1-f"``; GRU: ``linear_before_reset`` bool.
+``"" | "f=1-i" | "i=1-f"``; GRU: ``linear_before_reset`` bool. ``recognised`` is true on one step of a
+cell that the file writes out (see `cells`): it begins at exactly what the graph hands it, call after call.
 """
 
 from __future__ import annotations

@@ -13,6 +13,7 @@ import numpy as np
 
 from ._machine import Machine
 from .arrays import exact
+from .cells import recognised
 from .errors import GatestepError, ShapeError, UnsupportedModelError
 from .graph import Graph, Node, Port
 from .lowering import Lowering, NeedsValue
@@ -59,11 +60,11 @@ class Model:
     ) -> None:
         self.real = np.dtype(dtype)
         self.backend = backend
-        self.graph = graph
         self.source = graph.source
         for name, array in graph.constants.items():
             if array.dtype.kind == "f" and array.dtype != self.real:
                 graph.constants[name] = array.astype(self.real)
+        self.graph = graph = recognised(graph, self.real, states)
         #: Element types at the ports: the file's; with dtype="float64", that for every floating port.
         self.dtypes = {
             p.name: self.real if p.dtype.kind == "f" and self.real == np.float64 else p.dtype

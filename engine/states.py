@@ -158,6 +158,7 @@ def trace(graph: Graph, ctx: Lowering, outputs: Iterable[str]) -> Traced:
         else:
             tracer.moves(node)
     result = tracer.result
+    steps = {(node.key, state) for node in graph.nodes if node.attrs.get("recognised") for state in "hc"}
     for name in outputs:
         ids = tracer.numbers.get(name)
         if ids is not None and ids.size and (ids >= 0).all():
@@ -167,6 +168,15 @@ def trace(graph: Graph, ctx: Lowering, outputs: Iterable[str]) -> Traced:
     for name, numbers in tracer.sets.items():
         if name not in tracer.escaped and numbers.size and (numbers >= 0).all():
             result.inputs[name] = numbers.reshape(tracer.numbers[name].shape)
+    # One step of a cell has no states but what the caller hands back to it: the next step may be another node.
+    pairs = result.pairs()
+    shown = [result.inputs[name] for name in pairs]
+    result.inputs = {k: ids for k, ids in result.inputs.items() if k in pairs or not result.covered(ids) & steps}
+    result.outputs = {
+        k: ids
+        for k, ids in result.outputs.items()
+        if not result.covered(ids) & steps or any(np.isin(ids, numbers).all() for numbers in shown)
+    }
     return result
 
 

@@ -41,6 +41,7 @@ def summary(model: Model) -> str:
             extras += ["projection"] if len(node.inputs) > 8 and node.inputs[8] else []
             if node.op == "GRU" and not node.attrs["linear_before_reset"]:
                 extras.append("reset before the product")
+            extras += ["recognised"] if node.attrs.get("recognised") else []
             lines.append(f"  cell    {node.label} {size}{node.attrs['hidden_size']}{''.join(f', {e}' for e in extras)}")
     arrays = [*graph.constants.values(), *(a for a in graph.defaults.values() if a is not None)]
     parameters = sum(a.size for a in arrays if a.dtype.kind == "f" and a.size > 1)

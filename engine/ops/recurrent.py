@@ -138,7 +138,8 @@ class Recurrent(Op):
         time, batch = ctx.unify(x.tags[0], "time"), ctx.unify(x.tags[1], "batch")
         if isinstance(have["lengths"], View):
             ctx.unify(have["lengths"].tags[0], batch)
-        if any(ctx.used(name) for name in node.outputs[1:] if name):
+        step = bool(node.attrs.get("recognised"))
+        if not step and any(ctx.used(name) for name in node.outputs[1:] if name):
             ctx.last(time, node)
         ctx.mix(x.tags[2], node, "takes the frames as features")
         t, b = x.shape[:2]
@@ -149,7 +150,8 @@ class Recurrent(Op):
         lengths = None if ends else lengths_of(ctx, node, have["lengths"], time, t)
         states = {"h": p, "c": h} if node.op == "LSTM" else {"h": p}
         begins = tuple(s for s in states if isinstance(have[f"{s}0"], View) and (node.key, s) not in ctx.owned)
-        ctx.ran(node, x.tags[0], x.tags[1], begins)
+        if not step:
+            ctx.ran(node, x.tags[0], x.tags[1], begins)
         first = {s: initial(ctx, node, s, have[f"{s}0"], (have["D"], b, width), batch) for s, width in states.items()}
         # A slot is updated in place; any other state keeps its value beside the final one.
         final = {
@@ -203,7 +205,7 @@ def weights(node: Node, d: int, have: dict[str, Any]) -> Weights:
     w, r = have["w"][d], have["r"][d]
     rows = w.shape[0]
     b_ih, b_hh = np.zeros((2, rows)) if have["b"] is None else have["b"][d].astype(np.float64)
-    key = (node.op, node.key, d)
+    key = (node.op, node.inputs[1:4], node.attrs["gates"], d)
     if node.op == "GRU":
         return Weights(key, pack.pack_gru, (w, r, b_ih, b_hh))
     return Weights(key, pack.pack_lstm if node.op == "LSTM" else pack.pack_rnn, (w, r, b_ih + b_hh))
@@ -219,7 +221,8 @@ def direction(view: View, d: int) -> View:
 def initial(ctx: Lowering, node: Node, state: str, value: Value | None, shape: tuple[int, ...], batch: Any) -> View:
     """The initial state: what is given, or a slot that the stream keeps."""
     tags = (None, batch, None)
-    if ctx.carry and ((node.key, state) in ctx.owned or not isinstance(value, View)):
+    known = not isinstance(value, View) and not node.attrs.get("recognised")
+    if ctx.carry and ((node.key, state) in ctx.owned or known):
         view = ctx.slot(node, state, shape, tags)
         ctx.initial[node.key, state] = value if isinstance(value, np.ndarray) else np.zeros(shape, dtype=ctx.real)
         return view

@@ -1,0 +1,484 @@
+"""Recurrent cells recognised: one step of an LSTM, a GRU or an RNN that is written out as elementary operators.
+
+Files spell a cell in many ways: one product or eight, gates cut out by Split or Slice in any order,
+``(1 - z) * n + z * h`` or ``n + z * (h - n)``. The equations of the state say what is what all the same. The search
+starts there, and takes every gate back to a sum of dense terms with known matrices. Where all of it is accounted for, a
+recurrent operator of one step takes its place; where anything is left over, the graph stays as it is.
+
+In an LSTM or an RNN the equations do not tell h from x. Which of the values is the state follows from where it comes
+from and where it goes; without that, nothing is replaced: an input that is taken for a state is no input any more.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+
+from .affine import Affine, Known, lead
+from .errors import GatestepError
+from .graph import Graph, Node
+from .lowering import TIME, Lowering, NeedsValue, ancestors
+from .ops import OPS
+from .ops.recurrent import GATES, STANDARD
+from .states import stem
+from .streaming import port_shapes, walk
+from .values import View
+
+__all__ = ["recognised"]
+
+#: Sums with more terms than this are no state equation.
+MOST_TERMS = 8
+#: A sum of products: how often each product of values occurs.
+Products = dict[tuple[str, ...], float]
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One step of a cell, as the values of the graph that it explains.
+
+    Attributes
+    ----------
+    op : str
+        ``LSTM``, ``GRU`` or ``RNN``.
+    gates : tuple of Affine
+        What goes into each gate, in our order.
+    state : str
+        h before the step.
+    result : str
+        h after the step.
+    inner : Affine, optional
+        The part of a GRU's last gate that is multiplied by the reset gate; without, h is multiplied before the product.
+    carry, carried : str
+        An LSTM's c, before and after.
+    projection : numpy.ndarray, optional
+        ``(P, H)``.
+    activation : str
+        Of an RNN.
+    names : tuple of str
+        Values inside the cell, to call it by what their nodes have in common.
+    """
+
+    op: str
+    gates: tuple[Affine, ...]
+    state: str
+    result: str
+    inner: Affine | None = None
+    carry: str = ""
+    carried: str = ""
+    projection: np.ndarray | None = None
+    activation: str = ""
+    names: tuple[str, ...] = ()
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """The values that make up x."""
+        found = dict.fromkeys(name for gate in self.gates for name in gate.terms)
+        return tuple(name for name in found if name != self.state)
+
+
+def recognised(graph: Graph, real: np.dtype[Any], states: Mapping[str, str] | None = None) -> Graph:
+    """The graph with recurrent operators in place of cells that are written out.
+
+    Parameters
+    ----------
+    graph : Graph
+    real : numpy.dtype
+    states : mapping, optional
+        Input to output, where the caller says what is state.
+
+    Returns
+    -------
+    Graph
+        `graph` itself where there is no such cell.
+    """
+    ops = {node.op for node in graph.nodes}
+    if not ops & {"Tanh", "Relu"} or not ops & {"MatMul", "Gemm"}:
+        return graph
+    try:
+        ctx = walk(graph, real, port_shapes(graph, {}))
+    except (GatestepError, NeedsValue):
+        return graph
+    search = Search(graph, ctx, states or {})
+    for node in graph.nodes:
+        if node.key in search.known.made:
+            search.look(node)
+    return rewritten(graph, search.known, search.cells) if search.cells else graph
+
+
+@dataclass
+class Search:
+    """The cells found so far, in order of execution; `owners` says whose states a value is."""
+
+    graph: Graph
+    ctx: Lowering
+    states: Mapping[str, str]
+    cells: list[Cell] = field(default_factory=list)
+    owners: dict[str, Cell] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.known = Known(self.graph, self.ctx.values)
+        self.places = {name: k for k, node in enumerate(self.graph.nodes) for name in node.outputs}
+
+    def look(self, node: Node) -> None:
+        """Take the first reading of `node` as the new state of a cell that explains everything."""
+        readings: Iterable[Cell] = ()
+        if node.op == "Add":
+            readings = itertools.chain(self.lstms(node), self.grus(node))
+        elif node.op == "Sub":
+            readings = self.grus(node)
+        elif node.op in ("Tanh", "Relu"):
+            readings = self.rnns(node)
+        found = next((cell for cell in readings if self.fits(cell)), None)
+        if found is not None:
+            self.cells.append(found)
+            self.owners.update((name, found) for name in (found.result, found.carried) if name)
+
+    # ------------------------------------------------------------------ the equations of each cell
+    def factors(self, name: str, op: str) -> Iterator[tuple[str, str]]:
+        """Both ways to read this value as a product whose first factor is made by `op`."""
+        if self.known.op(name) == "Mul":
+            a, b = self.known.made[name].inputs
+            for first, second in ((a, b), (b, a)):
+                if self.known.op(first) == op:
+                    yield first, second
+
+    def lstms(self, node: Node) -> Iterator[Cell]:
+        """c' = f * c + i * g; h' = o * tanh(c')."""
+        after = node.outputs[0]
+        for new, old in (node.inputs, node.inputs[::-1]):
+            for (i, g), (f, c) in itertools.product(self.factors(new, "Sigmoid"), self.factors(old, "Sigmoid")):
+                if self.known.op(g) == "Tanh":
+                    for o, h in self.shown(after):
+                        if len({i, f, g, o}) == 4:
+                            yield from self.lstm((i, f, g, o), c, after, h)
+
+    def shown(self, after: str) -> Iterator[tuple[str, str]]:
+        """Values o * tanh(c'), each with its o."""
+        for tanh in self.known.takers.get(after, []):
+            if tanh.op == "Tanh":
+                for taker in self.known.takers.get(tanh.outputs[0], []):
+                    for o, other in self.factors(taker.outputs[0], "Sigmoid"):
+                        if other == tanh.outputs[0]:
+                            yield o, taker.outputs[0]
+
+    def lstm(self, values: tuple[str, ...], before: str, after: str, shown: str) -> Iterator[Cell]:
+        gates = self.gates(values)
+        if gates is None:
+            return
+        plain = Cell("LSTM", gates, "", shown, carry=before, carried=after, names=(*values, shown))
+        sources = dict.fromkeys(name for gate in gates for name in gate.terms)
+        for cell in (plain, *self.projected(plain)):
+            state = self.state_of(cell, sources)
+            if state is not None:
+                yield replace(cell, state=state)
+
+    def projected(self, cell: Cell) -> Iterator[Cell]:
+        """The same cell with a matrix after it."""
+        for node in self.known.takers.get(cell.result, []):
+            out = self.known.affine(node.outputs[0]) if node.op in ("MatMul", "Gemm") else None
+            if out is not None and [*out.terms] == [cell.result] and not out.bias.any():
+                yield replace(cell, result=node.outputs[0], projection=out.terms[cell.result].T)
+
+    def grus(self, node: Node) -> Iterator[Cell]:
+        """h' = (1 - z) * n + z * h, or the same with 1 - z for z."""
+        after = node.outputs[0]
+        products = self.products(after)
+        if products is None or len(products) != 3:
+            return
+        for n, z, h in itertools.permutations({name for product in products for name in product}, 3):
+            if self.known.op(n) == "Tanh" and self.known.op(z) == "Sigmoid":
+                for kept, taken in ((h, n), (n, h)):
+                    wanted = {(taken,): 1.0, pair(taken, z): -1.0, pair(kept, z): 1.0}
+                    gate = self.known.affine(self.known.made[z].inputs[0])
+                    if products == wanted and gate is not None:
+                        yield from self.gru(gate if kept == h else -gate, n, h, after, (z, n, after))
+
+    def gru(self, z: Affine, n: str, h: str, after: str, names: tuple[str, ...]) -> Iterator[Cell]:
+        """n = tanh(x + r * (h @ R + b)), or n = tanh(x + (r * h) @ R)."""
+        before = self.known.made[n].inputs[0]
+        whole = self.known.affine(before)
+        if whole is not None:
+            for name in whole.terms:
+                for r, other in self.factors(name, "Sigmoid"):
+                    gate = self.known.affine(self.known.made[r].inputs[0])
+                    if other == h and h not in whole.terms and gate is not None:
+                        terms = {h if source == name else source: m for source, m in whole.terms.items()}
+                        yield Cell("GRU", (gate, z, Affine(terms, whole.bias)), h, after, names=names)
+            return
+        addends = self.addends(before)
+        sums = [(sign, name, self.known.affine(name)) for sign, name in addends]
+        inner = [(sign, name) for sign, name, found in sums if found is None]
+        if len(inner) != 1:
+            return
+        outer = [found.times(sign) for sign, _, found in sums if found is not None]
+        sign, product = inner[0]
+        for r, other in self.factors(product, "Sigmoid"):
+            gate, reset = self.known.affine(self.known.made[r].inputs[0]), self.known.affine(other)
+            if gate is None or reset is None or any({reset.width} != {part.width} for part in outer):
+                continue
+            rest = sum(outer, Affine({}, np.zeros(reset.width)))
+            if set(reset.terms) == {h} and h not in rest.terms:
+                yield Cell("GRU", (gate, z, rest), h, after, inner=reset.times(sign), names=names)
+
+    def rnns(self, node: Node) -> Iterator[Cell]:
+        """h' = tanh(x @ W + h @ R + b)."""
+        gate = self.known.affine(node.inputs[0])
+        if gate is not None and len(gate.terms) > 1:
+            plain = Cell("RNN", (gate,), "", node.outputs[0], activation=node.op, names=(node.outputs[0],))
+            state = self.named(plain, gate.terms)
+            if state is not None:
+                yield replace(plain, state=state)
+
+    def gates(self, values: Iterable[str]) -> tuple[Affine, ...] | None:
+        """What goes into each of these activations."""
+        found = [self.known.affine(self.known.made[name].inputs[0]) for name in values]
+        return None if any(gate is None for gate in found) else tuple(gate for gate in found if gate is not None)
+
+    def addends(self, name: str, depth: int = 0) -> list[tuple[float, str]]:
+        """The terms of a sum of full-width values, with their signs."""
+        node = self.known.made.get(name)
+        if node is None or node.op not in ("Add", "Sub") or depth > MOST_TERMS or self.known.affine(name) is not None:
+            return [(1.0, name)]
+        if any(self.known.shape(k) != self.known.shape(name) and k not in self.known.fixed for k in node.inputs):
+            return [(1.0, name)]
+        first, second = (self.addends(k, depth + 1) for k in node.inputs)
+        flip = -1.0 if node.op == "Sub" else 1.0
+        return first + [(flip * sign, value) for sign, value in second]
+
+    def products(self, name: str, depth: int = 0) -> Products | None:
+        """The value multiplied out, as far as it is arithmetic that nothing dense takes."""
+        node, value = self.known.made.get(name), self.known.values[name]
+        fixed = name in self.known.fixed and isinstance(value, np.ndarray) and value.size
+        if fixed and (value == value.flat[0]).all():  # type: ignore[union-attr]
+            return {(): float(value.flat[0])}  # type: ignore[union-attr]
+        arithmetic = node is not None and node.op in ("Add", "Sub", "Mul", "Neg")
+        dense = any(taker.op in ("MatMul", "Gemm", "Concat") for taker in self.known.takers.get(name, []))
+        if node is None or not arithmetic or (depth and (dense or name in self.owners)):
+            return {(name,): 1.0}
+        parts = [self.products(k, depth + 1) for k in node.inputs] if depth < MOST_TERMS else [None]
+        if any(part is None for part in parts):
+            return None
+        first, second = (parts[0] or {}), (parts[-1] or {})
+        result: Products = {}
+        if node.op == "Mul":
+            for (a, m), (b, n) in itertools.product(first.items(), second.items()):
+                key = tuple(sorted((*a, *b)))
+                result[key] = result.get(key, 0.0) + m * n
+        elif node.op == "Neg":
+            result = {key: -m for key, m in first.items()}
+        else:
+            flip = -1.0 if node.op == "Sub" else 1.0
+            result = dict(first)
+            for key, m in second.items():
+                result[key] = result.get(key, 0.0) + flip * m
+        result = {key: m for key, m in result.items() if m}
+        return result if len(result) <= MOST_TERMS else None
+
+    # ------------------------------------------------------------------ which value is the state
+    def state_of(self, cell: Cell, sources: Iterable[str]) -> str | None:
+        """Which of the values that the gates are made of is h.
+
+        It comes from where c comes from; or it is an input of the model, and h' an output of the same shape. Where
+        something else could be h as well, the names of input and output must agree.
+        """
+        sources = list(sources)
+        beside = [name for name in sources if self.shaped(name, cell) and self.beside(name, cell.carry)]
+        return beside[0] if len(beside) == 1 else self.named(cell, sources, by_name=False)
+
+    def shaped(self, name: str, cell: Cell) -> bool:
+        return self.known.shape(name) == self.known.shape(cell.result)
+
+    def beside(self, h: str, c: str) -> bool:
+        """Whether h and c are states of one step, parts of one input, or both known."""
+        h, c = self.known.before(h), self.known.before(c)
+        if h in self.owners or c in self.owners:
+            owner = self.owners.get(c)
+            return owner is not None and (h, c) == (owner.result, owner.carried)
+        if all(not isinstance(self.known.values[name], View) for name in (h, c)):
+            return True
+        return h == c and h in {port.name for port in self.graph.inputs}
+
+    def named(self, cell: Cell, sources: Iterable[str], *, by_name: bool = True) -> str | None:
+        """The one value that is an input, or part of one, which an output of the same shape continues."""
+        ports = {port.name for port in self.graph.inputs}
+        reached = self.reached(cell.result)
+        fits: list[str] = []
+        named: list[str] = []
+        for name in sources:
+            port = self.known.before(name)
+            shapes = {out: self.known.shape(out) for out in reached}
+            if port in ports and self.shaped(name, cell) and self.known.shape(port) in shapes.values():
+                fits.append(name)
+                same = [out for out, shape in shapes.items() if shape == self.known.shape(port)]
+                if self.states.get(port) in same or (stem(port) and stem(port) in map(stem, same)):
+                    named.append(name)
+        others = [name for name in sources if self.shaped(name, cell) and self.known.before(name) not in self.owners]
+        chosen = named if by_name or len(others) > 1 else fits
+        return chosen[0] if len(chosen) == 1 else None
+
+    def reached(self, name: str) -> list[str]:
+        """The model's outputs that this value reaches without being changed."""
+        seen, queue = {name}, [name]
+        while queue:
+            for node in self.known.takers.get(queue.pop(), []):
+                if OPS[node.op].moves:
+                    fresh = [out for out in node.outputs if out and out not in seen]
+                    seen.update(fresh)
+                    queue.extend(fresh)
+        return [port.name for port in self.graph.outputs if port.name in seen]
+
+    # ------------------------------------------------------------------ the last word
+    def fits(self, cell: Cell) -> bool:
+        """Whether sizes agree, rows are rows throughout, and the cell does not read what it makes."""
+        known = self.known
+        width = known.shape(cell.carried or cell.result)[-1]
+        rows = lead(known.values[cell.result])
+        after = known.values[cell.result]
+        if not cell.inputs or cell.state in cell.inputs or not isinstance(after, View):
+            return False
+        if after.dtype != self.ctx.real or sum(size != 1 for size in rows) > 1:
+            return False
+        everything = [*cell.inputs, cell.state, *([cell.carry, cell.carried] if cell.carry else [])]
+        if any(lead(known.values[name]) != rows or known.values[name].dtype != self.ctx.real for name in everything):
+            return False
+        if known.shape(cell.state) != known.shape(cell.result):
+            return False
+        if cell.carry and known.shape(cell.carry) != known.shape(cell.carried):
+            return False
+        if any(gate.width != width for gate in cell.gates) or (cell.inner is not None and cell.inner.width != width):
+            return False
+        # Frames side by side are no rows of a batch: this is no step in time.
+        views = [value for value in (known.values[name] for name in everything) if isinstance(value, View)]
+        if any(self.ctx.root(tag) == TIME for view in views for tag in view.tags[:-1]):
+            return False
+        made = {cell.carried, cell.result} - {""}
+        first = min(self.places[name] for name in made)
+        late = [name for name in everything if name not in made and self.places.get(name, -1) > first]
+        return not (made & ancestors(self.graph, late) if late else made & {*cell.inputs, cell.state, cell.carry})
+
+
+def pair(a: str, b: str) -> tuple[str, ...]:
+    """A product of two values."""
+    return tuple(sorted((a, b)))
+
+
+def rewritten(graph: Graph, known: Known, cells: Iterable[Cell]) -> Graph:
+    """The graph with these cells as recurrent operators, without what nothing asks for any more."""
+    new = Graph(graph.source, graph.inputs, graph.outputs, [], dict(graph.constants), graph.defaults, graph._fresh)
+    interned: dict[Any, str] = {}
+
+    def constant(array: np.ndarray) -> str:
+        """One constant for equal arrays: steps share their weights."""
+        key = (array.shape, array.dtype.str, array.tobytes())
+        if key not in interned:
+            interned[key] = new.constant(array)
+        return interned[key]
+
+    for cell in cells:
+        append(new, known, cell, constant)
+    replaced = {name for node in new.nodes for name in node.outputs}
+    for node in graph.nodes:
+        if replaced.isdisjoint(node.outputs):
+            new.nodes.append(node)
+    new.nodes = in_order(new)
+    used = {name for node in new.nodes for name in node.inputs} | {port.name for port in new.outputs}
+    new.constants = {name: array for name, array in new.constants.items() if name in used}
+    return new
+
+
+def append(new: Graph, known: Known, cell: Cell, constant: Any) -> None:
+    """Add the nodes of one cell."""
+    rows = lead(known.values[cell.result])
+    kept = next((k for k, size in enumerate(rows) if size != 1), 0)
+    ones = np.array([k for k in range(len(rows)) if k != kept], dtype=np.int64)
+    front = constant(np.array([0] if rows else [0, 1], dtype=np.int64))
+
+    def three(name: str) -> str:
+        """``(1, rows, width)``: the operator's axes."""
+        if ones.size:
+            (name,) = new.add("Squeeze", [name, constant(ones)])
+        return new.add("Unsqueeze", [name, front])[0]
+
+    def back(name: str, target: str) -> None:
+        """The value `target`, as the rest of the graph has it."""
+        if ones.size:
+            (name,) = new.add("Squeeze", [name, front])
+            new.add("Unsqueeze", [name, constant(ones)], [target])
+        else:
+            new.add("Squeeze", [name, front], [target])
+
+    def stacked(gate: Affine, names: Iterable[str]) -> np.ndarray:
+        sizes = {name: known.shape(name)[-1] for name in names}
+        blocks = [gate.terms[k].T if k in gate.terms else np.zeros((gate.width, n)) for k, n in sizes.items()]
+        return np.concatenate(blocks, axis=1)
+
+    real = known.values[cell.result].dtype
+    hidden, width = cell.gates[0].width, known.shape(cell.state)[-1]
+    w = np.concatenate([stacked(gate, cell.inputs) for gate in cell.gates])
+    recurrent = cell.gates if cell.inner is None else (*cell.gates[:-1], cell.inner)
+    r = np.concatenate([stacked(gate, [cell.state]) for gate in recurrent])
+    second = np.zeros((len(cell.gates), hidden))
+    if cell.inner is not None:
+        second[-1] = cell.inner.bias
+    b = np.concatenate([gate.bias for gate in cell.gates] + [second.reshape(-1)])
+    x = cell.inputs[0]
+    if len(cell.inputs) > 1:
+        (x,) = new.add("Concat", cell.inputs, axis=len(rows))
+    weights = [constant(np.ascontiguousarray(array[None], dtype=real)) for array in (w, r, b)]
+    inputs = [three(x), *weights, "", three(cell.state)]
+    attrs: dict[str, Any] = {"linear_before_reset": cell.inner is not None} if cell.op == "GRU" else {}
+    if cell.op == "LSTM":
+        attrs["coupled"] = ""
+        inputs.append(three(cell.carry))
+        if cell.projection is not None:
+            inputs += ["", constant(np.ascontiguousarray(cell.projection[None], dtype=real))]
+    names = [cell.activation] if cell.op == "RNN" else STANDARD[cell.op]
+    outputs = new.add(
+        cell.op,
+        inputs,
+        3 if cell.op == "LSTM" else 2,
+        name=called(known, cell),
+        hidden_size=hidden,
+        direction="forward",
+        gates=GATES[cell.op],
+        activations=tuple((name, 0.0, 0.0) for name in names),
+        clip=None,
+        recognised=True,
+        **attrs,
+    )
+    assert width == known.shape(cell.result)[-1]
+    back(outputs[1], cell.result)
+    if cell.carried:
+        back(outputs[2], cell.carried)
+
+
+def called(known: Known, cell: Cell) -> str:
+    """What the names of the cell's nodes have in common: ``model/lstm_6``; else that of the node that makes h."""
+    names = [known.made[name].name or name for name in cell.names]
+    parts = zip(*(name.split("/")[:-1] for name in names), strict=False)
+    common = "/".join(same[0] for same in itertools.takewhile(lambda part: len(set(part)) == 1, parts))
+    return common or names[-1]
+
+
+def in_order(graph: Graph) -> list[Node]:
+    """The nodes that the outputs depend on, each after what it takes."""
+    made = {name: node for node in graph.nodes for name in node.outputs if name}
+    order: list[Node] = []
+    done: set[str] = set()
+    for port in graph.outputs:
+        stack = [(made[port.name], False)] if port.name in made else []
+        while stack:
+            node, ready = stack.pop()
+            if node.key in done:
+                continue
+            if ready:
+                done.add(node.key)
+                order.append(node)
+            else:
+                stack.append((node, True))
+                stack.extend((made[k], False) for k in reversed(node.inputs) if k in made and made[k].key not in done)
+    return order
