@@ -18,6 +18,8 @@ from .values import Buffer, Value, View, Weights
 __all__ = ["Packed", "Program", "finish", "memory_map"]
 
 ALIGNMENT = 64
+#: Kernels that can refuse what they read (GS_BAD_INDEX).
+FALLIBLE = frozenset(("gather", "check_range", "element_index", "tuple_index", "reverse_sequence"))
 
 
 @dataclass
@@ -66,7 +68,7 @@ class Program:
     @property
     def fallible(self) -> bool:
         """Whether a kernel can refuse what it reads (an index out of range)."""
-        return any(i.kernel in ("gather", "check_range") for i in self.instructions)
+        return any(i.kernel in FALLIBLE for i in self.instructions)
 
     @property
     def weight_bytes(self) -> int:

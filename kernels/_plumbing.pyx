@@ -16,8 +16,11 @@ cdef extern from "abi.h":
         double f[8]
     cdef enum:
         GS_OK, GS_BAD_INDEX
-        GS_BIN_ADD, GS_BIN_SUB, GS_BIN_MUL, GS_BIN_DIV, GS_BIN_POW, GS_BIN_MIN, GS_BIN_MAX
-        GS_T_BOOL, GS_T_U8, GS_T_I8, GS_T_I16, GS_T_I32, GS_T_I64, GS_T_F16, GS_T_F32
+        GS_BIN_ADD, GS_BIN_SUB, GS_BIN_MUL, GS_BIN_DIV, GS_BIN_POW, GS_BIN_MIN, GS_BIN_MAX, GS_BIN_PRELU, GS_BIN_MOD
+        GS_RED_MAX, GS_RED_MIN, GS_RED_PROD, GS_RED_SUM_SQUARE
+        GS_CMP_EQUAL, GS_CMP_NOT_EQUAL, GS_CMP_LESS, GS_CMP_LESS_EQUAL, GS_CMP_AND
+        GS_SCATTER_SET, GS_SCATTER_ADD, GS_SCATTER_MUL, GS_SCATTER_MIN
+        GS_T_BOOL, GS_T_U8, GS_T_I8, GS_T_I16, GS_T_I32, GS_T_I64, GS_T_F16, GS_T_F32, GS_T_F64
 
 cdef extern from *:
     """
@@ -274,6 +277,15 @@ cdef inline int64_t divide(int64_t a, int64_t b) noexcept nogil:
     return a // b
 
 
+cdef inline int64_t remainder(int64_t a, int64_t b, bint floored) noexcept nogil:
+    """0 where the processor would trap; with the sign of b if `floored`, else of a."""
+    cdef int64_t rest
+    if b == 0 or b == -1:
+        return 0
+    rest = a % b
+    return rest + b if floored and rest != 0 and (rest < 0) != (b < 0) else rest
+
+
 cdef inline int64_t power(int64_t a, int64_t b) noexcept nogil:
     """Modulo 2**64; a negative exponent gives 1/a**-b toward zero, 0 for a = 0."""
     cdef uint64_t result = 1, square = <uint64_t>a
@@ -315,9 +327,12 @@ cdef inline void binary_row(
     elif op == GS_BIN_MAX:
         for i in range(count):
             y[i] = max(a[i * da], b[i * db])
-    else:                                                # GS_BIN_PRELU
+    elif op == GS_BIN_PRELU:
         for i in range(count):
             y[i] = a[i * da] if a[i * da] >= 0 else <int64_t>(<uint64_t>a[i * da] * <uint64_t>b[i * db])
+    else:
+        for i in range(count):
+            y[i] = remainder(a[i * da], b[i * db], op == GS_BIN_MOD)
 
 
 cdef int binary_i64(gs_args *args) noexcept nogil:
@@ -346,7 +361,10 @@ cdef int check_range(gs_args *args) noexcept nogil:
     return GS_OK
 
 
+include "indexing.pxi"
+
 KERNELS = {
+    **INDEXING_KERNELS,
     "check_range": <size_t>&check_range,
     "copy": <size_t>&copy,
     "cast": <size_t>&cast,

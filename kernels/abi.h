@@ -45,6 +45,28 @@
  * check_range p[0] x int32 (count) dense   n[0] count  n[1] low  n[2] high, both allowed; anything else is GS_BAD_INDEX
  * gather      p[0] data (outer, size, inner) dense  p[1] indices int64 (count)  p[4] y (outer, count, inner) dense
  *             n[0] outer  n[1] size  n[2] inner, in bytes  n[3] count; an index outside [-size, size) is GS_BAD_INDEX
+ *
+ * compare     y = a op b, broadcast    p[0] a  p[1] b  p[4] y dense, one byte each: 0 or 1
+ *             n[0] GS_CMP_*  n[1..19] as in binary  n[20] GS_T_BOOL, GS_T_I64, GS_T_F32 or GS_T_F64
+ * where       p[0] condition (bytes) dense in y's shape  p[1] a  p[2] b, broadcast  p[4] y dense: a where it is not 0, else b
+ *             n[0] bytes per element (1, 2, 4, 8)  n[1..19] as in binary
+ * reduce_i64  p[0] x (rows, count) int64 dense  p[4] y (rows)   n[0] rows  n[1] count  n[2] GS_RED_*, not MEAN or L2
+ * argmax      p[0] x (rows, width) dense, width > 0  p[4] y int64 (rows); NaN beats every number
+ *             n[0] rows  n[1] width  n[2] GS_T_I64, GS_T_F32 or GS_T_F64  n[3] 1 = least  n[4] 1 = last of equal ones
+ * topk        p[0] x (rows, width) dense  p[4] values (rows, k)  p[5] their places int64 (rows, k), best first
+ *             n[0] rows  n[1] width  n[2] k <= width  n[3] 1 = largest  n[4] GS_T_*; of equal ones the first, NaN is largest
+ * cumsum      p[0] x (outer, count, inner) dense  p[4] y the same, not x
+ *             n[0] outer  n[1] count  n[2] inner  n[3] 1 = exclusive  n[4] 1 = from the end  n[5] GS_T_*
+ * reverse_sequence  the first `length` steps backwards   p[0] x (batch, steps, inner) dense  p[1] lengths int64 (batch)
+ *             p[4] y, not x   n[0] batch  n[1] steps  n[2] inner, in bytes; a length outside [0, steps] is GS_BAD_INDEX
+ * element_index  where in an array the element lies that stands at an index's own place, but for one axis at that index
+ *             p[0] indices int64 dense  p[4] y int64, the same shape   n[0] ndim <= 6  n[1..6] shape  n[7..12] strides of
+ *             the array (0 along the axis)  n[13] stride and n[14] size of the axis; outside [-size, size) is GS_BAD_INDEX
+ * tuple_index the place that a row of indices names   p[0] indices int64 (count, depth) dense  p[4] y int64 (count)
+ *             n[0] count  n[1] depth <= 6  n[2] rows per block of the array  n[3..8] sizes; outside them is GS_BAD_INDEX
+ * scatter     p[0] updates (count, inner) dense  p[1] places int64 (count), checked before  p[4] y, changed there in order
+ *             n[0] count  n[1] inner  n[2] GS_SCATTER_*  n[3] GS_T_I64, GS_T_F32 or GS_T_F64  n[4] bytes per element; with
+ *             GS_SCATTER_SET any type
  */
 #ifndef GATESTEP_ABI_H
 #define GATESTEP_ABI_H
@@ -84,10 +106,19 @@ enum {
     GS_ACT_EXP, GS_ACT_LOG, GS_ACT_SQRT, GS_ACT_ABS, GS_ACT_NEG, GS_ACT_RECIPROCAL, GS_ACT_ERF,
     GS_ACT_CLIP,              /* min(max(x, alpha), beta) */
     GS_ACT_FLOOR, GS_ACT_CEIL, GS_ACT_SIGN,
+    GS_ACT_SIN, GS_ACT_COS,
+    GS_ACT_ROUND,             /* to the nearest integer, ties to even */
     GS_ACT_COUNT
 };
-enum { GS_BIN_ADD, GS_BIN_SUB, GS_BIN_MUL, GS_BIN_DIV, GS_BIN_POW, GS_BIN_MIN, GS_BIN_MAX, GS_BIN_PRELU, GS_BIN_COUNT };
+enum {
+    GS_BIN_ADD, GS_BIN_SUB, GS_BIN_MUL, GS_BIN_DIV, GS_BIN_POW, GS_BIN_MIN, GS_BIN_MAX, GS_BIN_PRELU,
+    GS_BIN_MOD,               /* the remainder with the sign of b; 0 for integers where b = 0 */
+    GS_BIN_FMOD,              /* with the sign of a */
+    GS_BIN_COUNT
+};
 enum { GS_RED_SUM, GS_RED_MEAN, GS_RED_MAX, GS_RED_MIN, GS_RED_PROD, GS_RED_L2, GS_RED_SUM_SQUARE, GS_RED_COUNT };
+enum { GS_CMP_EQUAL, GS_CMP_NOT_EQUAL, GS_CMP_LESS, GS_CMP_LESS_EQUAL, GS_CMP_AND, GS_CMP_OR, GS_CMP_COUNT };
+enum { GS_SCATTER_SET, GS_SCATTER_ADD, GS_SCATTER_MUL, GS_SCATTER_MIN, GS_SCATTER_MAX, GS_SCATTER_COUNT };
 enum { GS_T_BOOL, GS_T_U8, GS_T_I8, GS_T_I16, GS_T_I32, GS_T_I64, GS_T_F16, GS_T_F32, GS_T_F64, GS_T_COUNT };
 
 #endif

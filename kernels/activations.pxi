@@ -3,7 +3,7 @@
 To Cython `vf` is a floating-point number, so the arithmetic below reads as such; in C it is a whole vector (simd.h).
 """
 
-from libc.math cimport ceil, erf, exp as libm_exp, floor, log, log1p
+from libc.math cimport ceil, cos, erf, exp as libm_exp, floor, log, log1p, rint, sin
 
 cdef extern from "simd.h":
     ctypedef double real
@@ -44,7 +44,7 @@ cdef extern from "simd.h":
         GS_ACT_THRESHOLDED_RELU, GS_ACT_SCALED_TANH, GS_ACT_HARD_SIGMOID, GS_ACT_ELU, GS_ACT_SOFTSIGN
         GS_ACT_SOFTPLUS, GS_ACT_SELU, GS_ACT_HARD_SWISH, GS_ACT_GELU, GS_ACT_GELU_TANH, GS_ACT_EXP, GS_ACT_LOG
         GS_ACT_SQRT, GS_ACT_ABS, GS_ACT_NEG, GS_ACT_RECIPROCAL, GS_ACT_ERF, GS_ACT_CLIP, GS_ACT_FLOOR, GS_ACT_CEIL
-        GS_ACT_SIGN
+        GS_ACT_SIGN, GS_ACT_SIN, GS_ACT_COS, GS_ACT_ROUND
 
 ctypedef double (*scalar_function)(double) noexcept nogil
 
@@ -211,4 +211,10 @@ cdef vf activate(int kind, vf x, vf alpha, vf beta) noexcept nogil:
         return by_lane(ceil, x)
     elif kind == GS_ACT_SIGN:
         return select(less(zero, x), one, select(less(x, zero), -one, x))
+    elif kind == GS_ACT_SIN:
+        return by_lane(sin, x)
+    elif kind == GS_ACT_COS:
+        return by_lane(cos, x)
+    elif kind == GS_ACT_ROUND:
+        return by_lane(rint, x)
     return x

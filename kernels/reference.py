@@ -73,6 +73,9 @@ ACTIVATIONS: dict[str, tuple[Callable[[Array, float, float], Array], float, floa
     "Floor": (lambda x, a, b: np.floor(x), 0.0, 0.0),
     "Ceil": (lambda x, a, b: np.ceil(x), 0.0, 0.0),
     "Sign": (lambda x, a, b: np.sign(x), 0.0, 0.0),
+    "Sin": (lambda x, a, b: np.sin(x), 0.0, 0.0),
+    "Cos": (lambda x, a, b: np.cos(x), 0.0, 0.0),
+    "Round": (lambda x, a, b: np.round(x), 0.0, 0.0),
 }
 
 

@@ -6,11 +6,12 @@ every width of vector. The end of a row runs through the same vector functions, 
 Included after activations.pxi.
 """
 
-from libc.math cimport INFINITY, pow, sqrt
+from libc.math cimport INFINITY, copysign, fmod, pow, sqrt
 
 cdef extern from "abi.h":
     enum:
         GS_BIN_ADD, GS_BIN_SUB, GS_BIN_MUL, GS_BIN_DIV, GS_BIN_POW, GS_BIN_MIN, GS_BIN_MAX, GS_BIN_PRELU
+        GS_BIN_MOD, GS_BIN_FMOD
         GS_RED_SUM, GS_RED_MEAN, GS_RED_MAX, GS_RED_MIN, GS_RED_PROD, GS_RED_L2, GS_RED_SUM_SQUARE
 
 cdef extern from *:
@@ -89,7 +90,7 @@ cdef int unary(gs_args* args) noexcept nogil:
 # ----------------------------------------------------------------------------------------------------------- binary
 
 cdef inline vf combine(int op, vf a, vf b) noexcept nogil:
-    """Every GS_BIN_* but the power. Minimum and maximum are NaN where either is."""
+    """Every GS_BIN_* but the power and the remainders. Minimum and maximum are NaN where either is."""
     if op == GS_BIN_ADD:
         return a + b
     elif op == GS_BIN_SUB:
@@ -157,6 +158,23 @@ cdef void power_rows(const real* a, const real* b, real* y, Walk* walk) noexcept
             return
 
 
+cdef void remainder_rows(const real* a, const real* b, real* y, Walk* walk, bint floored) noexcept nogil:
+    cdef Py_ssize_t row = walk.ndim - 1, i
+    cdef double rest, divisor
+    while True:
+        for i in range(walk.shape[row]):
+            divisor = b[walk.at_second + i * walk.second[row]]
+            rest = fmod(a[walk.at_first + i * walk.first[row]], divisor)
+            if floored and rest == 0.0 and divisor != 0.0:
+                rest = copysign(0.0, divisor)
+            elif floored and (rest < 0.0) != (divisor < 0.0):
+                rest += divisor
+            y[i] = <real>rest
+        y += walk.shape[row]
+        if not next_row(walk):
+            return
+
+
 cdef int binary(gs_args* args) noexcept nogil:
     cdef const real* a = <const real*>args.p[0]
     cdef const real* b = <const real*>args.p[1]
@@ -179,6 +197,8 @@ cdef int binary(gs_args* args) noexcept nogil:
         binary_rows(GS_BIN_MIN, a, b, y, &walk)
     elif op == GS_BIN_MAX:
         binary_rows(GS_BIN_MAX, a, b, y, &walk)
+    elif op == GS_BIN_MOD or op == GS_BIN_FMOD:
+        remainder_rows(a, b, y, &walk, op == GS_BIN_MOD)
     else:
         binary_rows(GS_BIN_PRELU, a, b, y, &walk)
     return GS_OK

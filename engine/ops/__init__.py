@@ -5,7 +5,19 @@ is the definition that kernels are held to; `lower` serves everything else. An o
 shape computations: it must be known when the program is built.
 """
 
-from . import math, plumbing, recurrent, windows
+from . import einsum, indexing, logic, math, normalizations, plumbing, recurrent, resizing, windows
 from .registry import OPS, Op
 
-__all__ = ["OPS", "Op", "math", "plumbing", "recurrent", "windows"]
+__all__ = [
+    "OPS",
+    "Op",
+    "einsum",
+    "indexing",
+    "logic",
+    "math",
+    "normalizations",
+    "plumbing",
+    "recurrent",
+    "resizing",
+    "windows",
+]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -24,7 +24,7 @@ ACTIVATIONS = {
     name: code
     for code, name in enumerate(
         "Identity Sigmoid Tanh Relu Affine LeakyRelu ThresholdedRelu ScaledTanh HardSigmoid Elu Softsign Softplus Selu "
-        "HardSwish Gelu GeluTanh Exp Log Sqrt Abs Neg Reciprocal Erf Clip Floor Ceil Sign".split()
+        "HardSwish Gelu GeluTanh Exp Log Sqrt Abs Neg Reciprocal Erf Clip Floor Ceil Sign Sin Cos Round".split()
     )
 }
 
@@ -41,7 +41,7 @@ def activation_of(node: Node) -> tuple[str, float, float]:
 
 @register(
     *"Sigmoid Tanh Relu LeakyRelu ThresholdedRelu HardSigmoid Elu Softsign Softplus Selu HardSwish Gelu".split(),
-    *"Exp Log Sqrt Abs Neg Reciprocal Erf Floor Ceil Sign".split(),
+    *"Exp Log Sqrt Abs Neg Reciprocal Erf Floor Ceil Sign Sin Cos Round".split(),
 )
 class Unary(Op):
     """y = f(x), element by element."""
@@ -69,8 +69,15 @@ def activate(ctx: Lowering, node: Node, x: View, name: str, alpha: float, beta: 
         layer.n[5], layer.f[:] = code, [alpha, beta]
         ctx.is_layer(node.outputs[0], layer)
         return x
-    if x.dtype != ctx.real and x.dtype == np.int64 and name in ("Neg", "Abs"):
-        raise ctx.unsupported(node, "is not supported on integers that are not known at load")
+    if x.dtype.kind in "iu" and name in ("Neg", "Abs"):
+        negative = binary(ctx, node, "Sub", np.zeros((), x.dtype), x)
+        return negative if name == "Neg" else binary(ctx, node, "Max", x, negative)
+    return unary(ctx, node, x, name, alpha, beta)
+
+
+def unary(ctx: Lowering, node: Node, x: View, name: str, alpha: float = 0.0, beta: float = 0.0) -> View:
+    """Emit an elementwise operation on its own."""
+    code = ACTIVATIONS[name]
     perm = memory_order(x, x.ndim)
     source = ctx.dense(node, permuted(ctx.real_view(node, x), perm))
     y = ctx.temp(source.shape, tags=source.tags)
@@ -100,6 +107,11 @@ class Clip(Op):
             default if not isinstance(v, np.ndarray) else float(v.reshape(()))
             for v, default in ((low, -math.inf), (high, math.inf))
         ]
+        if x.dtype.kind in "iu":
+            for op, bound in (("Max", low), ("Min", high)):
+                if isinstance(bound, np.ndarray):
+                    x = binary(ctx, node, op, x, bound.reshape(()))
+            return (x,)
         return (activate(ctx, node, x, "Clip", *bounds),)
 
 
@@ -121,6 +133,8 @@ BINARY: dict[str, Callable[[Array, Array], Array]] = {
     "Min": np.minimum,
     "Max": np.maximum,
     "PRelu": lambda a, b: np.where(a >= 0, a, a * b),
+    "Mod": np.mod,
+    "Fmod": np.fmod,
 }
 
 
@@ -129,10 +143,14 @@ class Binary(Op):
     """y = a op b, broadcast."""
 
     @staticmethod
+    def _name(node: Node) -> str:
+        return "Fmod" if node.attrs.get("fmod") else node.op
+
+    @staticmethod
     def evaluate(node: Node, *inputs: Array | None) -> tuple[Array, ...]:
         a, b = inputs
         assert a is not None and b is not None
-        return (np.asarray(BINARY[node.op](a, b)).astype(a.dtype),)
+        return (np.asarray(BINARY[Binary._name(node)](a, b)).astype(a.dtype),)
 
     @staticmethod
     def lower(ctx: Lowering, node: Node, *inputs: Value | None) -> tuple[Value, ...]:
@@ -146,7 +164,7 @@ class Binary(Op):
             b = b.astype(a.dtype)
         if a.dtype != b.dtype:
             raise ctx.unsupported(node, f"takes {a.dtype} and {b.dtype}", hint="Cast them to one type")
-        return (binary(ctx, node, node.op, a, b),)
+        return (binary(ctx, node, Binary._name(node), a, b),)
 
 
 def binary(ctx: Lowering, node: Node, op: str, a: Value, b: Value) -> View:
@@ -237,6 +255,10 @@ def matmul(ctx: Lowering, node: Node, a: Value, b: Value) -> View:
         shape, sa, sb = (math.prod(lead),), (math.prod(va.shape[-2:]),), (math.prod(vb.shape[-2:]),)
     batch = math.prod(shape)
     tags = [ctx.unify(s, t) for s, t in zip(va.tags[:-2], vb.tags[:-2], strict=True)]
+    for known in (value for value in (a, b) if isinstance(value, np.ndarray)):
+        for axis in range(2, known.ndim):
+            if tags[len(lead) + 1 - axis] is not None and (known != known.take([0], -1 - axis)).any():
+                ctx.mix(tags[len(lead) + 1 - axis], node, "depends on the position of the frame")
     m, k, n = va.shape[-2], va.shape[-1], vb.shape[-1]
     y = ctx.temp((*lead, m, n), tags=(*tags, va.tags[-2], vb.tags[-1]))
     ctx.emit(
@@ -316,12 +338,20 @@ class Gemm(Op):
 
 # ---------------------------------------------------------------------- reductions and normalisations
 
+
+def bounds_of(dtype: np.dtype[np.generic]) -> tuple[float, float]:
+    """The least and the largest value of a type: what the extremes of nothing are."""
+    if dtype.kind in "iu":
+        return np.iinfo(dtype).min, np.iinfo(dtype).max
+    return (False, True) if dtype.kind == "b" else (-math.inf, math.inf)
+
+
 #: GS_RED_* of abi.h in order.
 REDUCTIONS: dict[str, Callable[..., Array]] = {
     "ReduceSum": np.sum,
     "ReduceMean": np.mean,
-    "ReduceMax": np.max,
-    "ReduceMin": np.min,
+    "ReduceMax": lambda x, axis, keepdims: np.max(x, axis=axis, keepdims=keepdims, initial=bounds_of(x.dtype)[0]),
+    "ReduceMin": lambda x, axis, keepdims: np.min(x, axis=axis, keepdims=keepdims, initial=bounds_of(x.dtype)[1]),
     "ReduceProd": np.prod,
     "ReduceL2": lambda x, axis, keepdims: np.sqrt(np.sum(np.square(x), axis=axis, keepdims=keepdims)),
     "ReduceSumSquare": lambda x, axis, keepdims: np.sum(np.square(x), axis=axis, keepdims=keepdims),
@@ -352,23 +382,43 @@ class Reduce(Op):
     def lower(ctx: Lowering, node: Node, *inputs: Value | None) -> tuple[Value, ...]:
         x, axes = (*inputs, None)[:2]
         assert isinstance(x, View) and not isinstance(axes, View)
-        over = sorted(Reduce._axes(node, x.ndim, axes))
-        for axis in over:
-            ctx.mix(x.tags[axis], node, "reduces over the frames")
-        kept = [k for k in range(x.ndim) if k not in over]
-        # Reduced axes last: an element's order of summation never depends on how many others there are.
-        source = ctx.dense(node, permuted(ctx.real_view(node, x), kept + over))
-        y = ctx.temp([x.shape[k] for k in kept], tags=[x.tags[k] for k in kept])
-        count = math.prod(x.shape[k] for k in over)
-        ctx.emit("reduce", node, {0: source, 4: y}, [y.count, count, 1, list(REDUCTIONS).index(node.op)])
-        if node.attrs["keepdims"]:
-            sources = [None if k in over else kept.index(k) for k in range(x.ndim)]
-            y = y.with_(
-                shape=tuple(1 if k is None else y.shape[k] for k in sources),
-                strides=tuple(0 if k is None else y.strides[k] for k in sources),
-                tags=tuple(None if k is None else y.tags[k] for k in sources),
-            )
-        return (y,)
+        over = Reduce._axes(node, x.ndim, axes)
+        return (reduced(ctx, node, node.op, x, over, bool(node.attrs["keepdims"])),)
+
+
+#: Reductions of integers; of truth values, the extremes only.
+WHOLE = ("ReduceSum", "ReduceMax", "ReduceMin", "ReduceProd", "ReduceSumSquare")
+
+
+def reduced(ctx: Lowering, node: Node, op: str, x: View, axes: Sequence[int], keepdims: bool) -> View:
+    """Emit a reduction over `axes`."""
+    over = sorted(axes)
+    for axis in over:
+        ctx.mix(x.tags[axis], node, "reduces over the frames")
+    kept = [k for k in range(x.ndim) if k not in over]
+    whole = op in WHOLE and (x.dtype.kind in "iu" or (x.dtype.kind == "b" and op in ("ReduceMax", "ReduceMin")))
+    back = x.dtype
+    # Reduced axes last: an element's order of summation never depends on how many others there are.
+    x = permuted(cast(ctx, node, x, np.dtype(np.int64)) if whole else ctx.real_view(node, x), kept + over)
+    source = ctx.dense(node, x)
+    lead = len(kept)
+    y = ctx.temp(x.shape[:lead], x.dtype, x.tags[:lead])
+    count, code = math.prod(x.shape[lead:]), list(REDUCTIONS).index(op)
+    if whole:
+        ctx.emit("reduce_i64", node, {0: source, 4: y}, [y.count, count, code])
+        if count == 0 and op in ("ReduceMax", "ReduceMin"):  # of the narrower type
+            y = binary(ctx, node, op[6:], y, np.array(int(bounds_of(back)[op == "ReduceMin"])))
+        y = cast(ctx, node, y, back)
+    else:
+        ctx.emit("reduce", node, {0: source, 4: y}, [y.count, count, 1, code])
+    if keepdims:
+        sources = [None if k in over else kept.index(k) for k in range(x.ndim)]
+        y = y.with_(
+            shape=tuple(1 if k is None else y.shape[k] for k in sources),
+            strides=tuple(0 if k is None else y.strides[k] for k in sources),
+            tags=tuple(None if k is None else y.tags[k] for k in sources),
+        )
+    return y
 
 
 @register("Softmax", "LogSoftmax")

@@ -416,7 +416,8 @@ class Gather(Op):
     moves = True
 
     @staticmethod
-    def _checked(indices: Array, size: int) -> Array:
+    def checked(indices: Array, size: int) -> Array:
+        """Indices counted from the front, all of them inside."""
         if indices.dtype.kind not in "iu":
             raise ValueError(f"indices are {indices.dtype}, not integers")
         if indices.size and not (-size <= int(indices.min()) and int(indices.max()) < size):
@@ -428,7 +429,7 @@ class Gather(Op):
         x, indices = inputs
         assert x is not None and indices is not None
         (axis,) = axes_of(np.array(node.attrs["axis"]), x.ndim)
-        return (np.take(x, Gather._checked(indices, x.shape[axis]), axis=axis),)
+        return (np.take(x, Gather.checked(indices, x.shape[axis]), axis=axis),)
 
     @staticmethod
     def lower(ctx: Lowering, node: Node, *inputs: Value | None) -> tuple[Value, ...]:
@@ -438,7 +439,7 @@ class Gather(Op):
         (axis,) = axes_of(np.array(node.attrs["axis"]), ndim)
         if isinstance(indices, np.ndarray):
             assert isinstance(x, View)
-            found = Gather._checked(indices, x.shape[axis])
+            found = Gather.checked(indices, x.shape[axis])
             if found.size == 1:
                 one = windowed(ctx, node, x, axis, int(found.reshape(-1)[0]), 1, 1)
                 if one is x:  # the only element: still the axis goes
@@ -614,34 +615,3 @@ class Range(Op):
         if count > 2**28:
             raise ValueError(f"a range of {count} elements is out of all proportion")
         return ((start + np.arange(count) * delta).astype(start.dtype),)
-
-
-@register("Where")
-class Where(Op):
-    """x where the condition holds, else y."""
-
-    @staticmethod
-    def evaluate(node: Node, *inputs: Array | None) -> tuple[Array, ...]:
-        condition, x, y = inputs
-        assert condition is not None and x is not None and y is not None
-        return (np.where(condition, x, y),)
-
-
-@register("Equal", "Greater", "Less", "GreaterOrEqual", "LessOrEqual", "And", "Or", "Not")
-class Logic(Op):
-    """Comparisons and logic on values known at load."""
-
-    _UFUNCS = {
-        "Equal": np.equal,
-        "Greater": np.greater,
-        "Less": np.less,
-        "GreaterOrEqual": np.greater_equal,
-        "LessOrEqual": np.less_equal,
-        "And": np.logical_and,
-        "Or": np.logical_or,
-        "Not": np.logical_not,
-    }
-
-    @staticmethod
-    def evaluate(node: Node, *inputs: Array | None) -> tuple[Array, ...]:
-        return (np.asarray(Logic._UFUNCS[node.op](*inputs)),)

@@ -311,19 +311,23 @@ class Call:
         self.translation.names[self.outputs[0]] = value
 
 
+#: Operators that make truth values.
+_TRUTH = frozenset("Equal Greater GreaterOrEqual Less LessOrEqual And Or Xor Not IsNaN IsInf".split())
+
+
 def _result_dtype(
     translation: Translation, op: str, inputs: tuple[str, ...], attrs: Mapping[str, Any]
 ) -> np.dtype[Any] | None:
     """The dtype of what `op` makes."""
-    if op in ("Equal", "Greater", "GreaterOrEqual", "Less", "LessOrEqual", "And", "Or", "Not"):
+    if op in _TRUTH:
         return np.dtype(np.bool_)
-    if op in ("Shape", "Size"):
+    if op in ("Shape", "Size", "ArgMax", "ArgMin"):
         return np.dtype(np.int64)
     if op == "Cast":
         return attrs["to"]  # type: ignore[no-any-return]
     if op == "ConstantOfShape":
         return attrs["value"].dtype  # type: ignore[no-any-return]
-    return translation.dtype(inputs[1 if op == "Where" else 0])
+    return translation.dtype(inputs[{"Where": 1, "OneHot": 2}.get(op, 0)])
 
 
 def same(call: Call) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from . import recurrent, windows
+from . import compositions, indexing, recurrent, windows
 from .forms import (
     FLOAT,
     FLOATS,
@@ -187,6 +187,8 @@ _SPLIT = {"axis": Attr(INT, 0)}
 OPS: dict[str, tuple[Form, ...]] = {
     **recurrent.FORMS,
     **windows.FORMS,
+    **indexing.FORMS,
+    **compositions.FORMS,
     # values that move
     "Transpose": (Form(7, same, attrs={"perm": Attr(INTS)}),),
     "Squeeze": (Form(7, axes_to_input, (1, 1), {"axes": Attr(INTS)}), Form(13, same, (1, 2))),
@@ -263,10 +265,6 @@ OPS: dict[str, tuple[Form, ...]] = {
     ),
     **{op: (Form(7, same, _BINARY),) for op in ("Add", "Sub", "Mul", "Div", "Pow", "PRelu")},
     **{op: (Form(7, chain, (1, None)),) for op in ("Min", "Max", "Sum", "Mean")},
-    **{op: (Form(7, same, _BINARY),) for op in ("Equal", "Greater", "Less", "And", "Or")},
-    **{op: (Form(12, same, _BINARY),) for op in ("GreaterOrEqual", "LessOrEqual")},
-    "Not": (Form(7, same),),
-    "Where": (Form(9, same, (3, 3)),),
     # elementwise functions
     **{op: (Form(7, same),) for op in ("Relu", "Sigmoid", "Tanh", "Softplus", "Softsign")},
     **{op: (Form(7, same),) for op in ("Exp", "Log", "Sqrt", "Abs", "Neg", "Reciprocal", "Floor", "Ceil")},

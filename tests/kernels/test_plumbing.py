@@ -201,6 +201,8 @@ I64: dict[str, Callable[[int, int], int]] = {
     "MIN": min,
     "MAX": max,
     "PRELU": lambda a, b: a if a >= 0 else a * b,
+    "MOD": lambda a, b: 0 if b == 0 else a % b,
+    "FMOD": lambda a, b: 0 if b == 0 else abs(a) % abs(b) * (-1 if a < 0 else 1),
 }
 
 

@@ -136,6 +136,9 @@ UNARY: dict[str, Callable[[Array, float, float], Array]] = {
     "FLOOR": lambda x, a, b: np.floor(x),
     "CEIL": lambda x, a, b: np.ceil(x),
     "SIGN": lambda x, a, b: np.sign(x),
+    "SIN": lambda x, a, b: np.sin(x),
+    "COS": lambda x, a, b: np.cos(x),
+    "ROUND": lambda x, a, b: np.round(x),
 }
 
 
@@ -176,6 +179,8 @@ BINARY: dict[str, Callable[[Array, Array], Array]] = {
     "MAX": np.maximum,
     "POW": np.power,
     "PRELU": lambda a, b: np.where(a >= 0, a, a * b),
+    "MOD": np.mod,
+    "FMOD": np.fmod,
 }
 
 

@@ -1,0 +1,124 @@
+"""Operators of ONNX that are written out in others, and those of sums over axes, normalisation and resizing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+
+from .forms import FLOAT, INT, INTS, REQUIRED, STRING, Attr, Call, Form, flag, same, single
+
+__all__ = ["FORMS"]
+
+#: The limits of single precision, which the arithmetic has at least.
+_LARGEST, _SMALLEST = float(np.finfo(np.float32).max), float(np.finfo(np.float32).tiny)
+
+Emit = Callable[[Call, str], None]
+
+
+def reduction(emit: Emit) -> tuple[Form, ...]:
+    """Forms of a reduction: attribute axes before operator set 18, an input from then on."""
+
+    def attribute(call: Call) -> None:
+        axes = call.attrs.pop("axes")
+        call.attrs["noop_with_empty_axes"] = False
+        emit(call, "" if axes is None else call.constant(axes))
+
+    return (
+        Form(7, attribute, (1, 1), {"axes": Attr(INTS), "keepdims": flag(True)}),
+        Form(
+            18,
+            lambda call: emit(call, call.inputs[1]),
+            (1, 2),
+            {"keepdims": flag(True), "noop_with_empty_axes": flag()},
+        ),
+    )
+
+
+def reduce_l1(call: Call, axes: str) -> None:
+    call.finish("ReduceSum", (*call.add("Abs", call.inputs[:1]), axes), **call.attrs)
+
+
+def reduce_log_sum(call: Call, axes: str) -> None:
+    call.finish("Log", call.add("ReduceSum", (call.inputs[0], axes), **call.attrs))
+
+
+def reduce_log_sum_exp(call: Call, axes: str) -> None:
+    """The largest is taken out of the sum, so that no power overflows; held finite, so that it can be."""
+    x, attrs = call.inputs[0], call.attrs
+    limits = (call.constant(-_LARGEST, np.float32), call.constant(_LARGEST, np.float32))
+
+    def largest(keepdims: bool) -> str:
+        (top,) = call.add("ReduceMax", (x, axes), **{**attrs, "keepdims": keepdims})
+        return call.add("Clip", (top, *limits))[0]
+
+    powers = call.add("Exp", call.add("Sub", (x, largest(True))))
+    logarithm = call.add("Log", call.add("ReduceSum", (*powers, axes), **attrs))
+    call.finish("Add", (*logarithm, largest(attrs["keepdims"])))
+
+
+def lp_normalization(call: Call) -> None:
+    """x over its norm; what is all 0 stays 0."""
+    (x,) = call.inputs
+    op = "ReduceL2" if call.attrs["p"] == 2 else "ReduceSum"
+    source = x if op == "ReduceL2" else call.add("Abs", (x,))[0]
+    axes = call.constant([call.attrs["axis"]])
+    (norm,) = call.add(op, (source, axes), keepdims=True, noop_with_empty_axes=False)
+    call.finish("Div", (x, *call.add("Max", (norm, call.constant(_SMALLEST, np.float32)))))
+
+
+def mean_variance_normalization(call: Call) -> None:
+    """(x - mean) / (deviation + 1e-9)."""
+    (x,) = call.inputs
+    axes, how = call.constant(call.attrs["axes"]), {"keepdims": True, "noop_with_empty_axes": False}
+    (centred,) = call.add("Sub", (x, *call.add("ReduceMean", (x, axes), **how)))
+    variance = call.add("ReduceMean", (*call.add("Mul", (centred, centred)), axes), **how)
+    deviation = call.add("Add", (*call.add("Sqrt", variance), call.constant(1e-9, np.float32)))
+    call.finish("Div", (centred, *deviation))
+
+
+def group_normalization(per_group: bool) -> Callable[[Call], None]:
+    def translate(call: Call) -> None:
+        call.finish("GroupNormalization", call.inputs, per_group=per_group, **call.attrs)
+
+    return translate
+
+
+_STASH = {"stash_type": Attr(INT, 1, choices=(1,), harmless=True)}  # at least single precision inside
+_EPSILON = {"epsilon": Attr(FLOAT, single(1e-5))}
+_GROUPS = {**_EPSILON, "num_groups": Attr(INT, REQUIRED)}
+
+FORMS: dict[str, tuple[Form, ...]] = {
+    **{op: (Form(7, same),) for op in ("Sin", "Cos")},
+    "Round": (Form(11, same),),
+    "Mod": (Form(10, same, (2, 2), {"fmod": flag()}),),
+    "ReduceL1": reduction(reduce_l1),
+    "ReduceLogSum": reduction(reduce_log_sum),
+    "ReduceLogSumExp": reduction(reduce_log_sum_exp),
+    "Einsum": (Form(12, same, (1, None), {"equation": Attr(STRING, REQUIRED)}),),
+    "ConvTranspose": (
+        Form(
+            7,
+            same,
+            (2, 3),
+            {
+                "auto_pad": Attr(STRING, "NOTSET", choices=("NOTSET", "SAME_UPPER", "SAME_LOWER", "VALID")),
+                "dilations": Attr(INTS),
+                "group": Attr(INT, 1),
+                "kernel_shape": Attr(INTS),
+                "output_padding": Attr(INTS),
+                "output_shape": Attr(INTS),
+                "pads": Attr(INTS),
+                "strides": Attr(INTS),
+            },
+        ),
+    ),
+    "CenterCropPad": (Form(18, same, (2, 2), {"axes": Attr(INTS)}),),
+    "LpNormalization": (Form(7, lp_normalization, attrs={"axis": Attr(INT, -1), "p": Attr(INT, 2, choices=(1, 2))}),),
+    "MeanVarianceNormalization": (Form(9, mean_variance_normalization, attrs={"axes": Attr(INTS, (0, 2, 3))}),),
+    "GroupNormalization": (
+        Form(18, group_normalization(per_group=True), (3, 3), _GROUPS),
+        Form(21, group_normalization(per_group=False), (3, 3), {**_GROUPS, **_STASH}),
+    ),
+    "RMSNormalization": (Form(23, same, (2, 2), {**_EPSILON, **_STASH, "axis": Attr(INT, -1)}),),
+}
