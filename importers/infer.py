@@ -18,7 +18,11 @@ __all__ = ["infer"]
 
 _KEY = re.compile(r"(?P<prefix>.*?)(?:weight_ih|weight_hh|weight_hr|bias_ih|bias_hh)(?P<layer>_l\d+)?(?:_reverse)?")
 _LISTED = 12
-_KINDS = {4: (LSTM, LSTMCell), 3: (GRU, GRUCell), 1: (RNN, RNNCell)}
+_KINDS: dict[int, tuple[type[LSTM | GRU | RNN], type[LSTMCell | GRUCell | RNNCell]]] = {
+    4: (LSTM, LSTMCell),
+    3: (GRU, GRUCell),
+    1: (RNN, RNNCell),
+}
 
 
 def infer(weights: Mapping[str, np.ndarray], *, source: str) -> Spec:
@@ -44,7 +48,7 @@ def infer(weights: Mapping[str, np.ndarray], *, source: str) -> Spec:
     """
     groups = _groups(weights)
     (prefix, keys), *more = groups.items() if groups else [("", [])]
-    spec = _recurrent(weights, prefix, keys, {"prefix": prefix} if prefix else {})
+    spec = _recurrent(weights, prefix, keys, prefix or None)
     if spec is None or more or not all(_KEY.fullmatch(key) for key in keys):
         raise _ambiguous(weights, groups, source)
     if isinstance(spec, (RNN, RNNCell)):
@@ -65,7 +69,7 @@ def _groups(weights: Mapping[str, np.ndarray]) -> dict[str, list[str]]:
     return groups
 
 
-def _recurrent(weights: Mapping[str, np.ndarray], prefix: str, keys: list[str], more: dict[str, str]) -> Spec | None:
+def _recurrent(weights: Mapping[str, np.ndarray], prefix: str, keys: list[str], own: str | None = None) -> Spec | None:
     """The recurrent layer whose weights these are, or None."""
     layers = {match["layer"] for key in keys if (match := _KEY.fullmatch(key)) is not None}
     cell = layers == {None}
@@ -80,14 +84,14 @@ def _recurrent(weights: Mapping[str, np.ndarray], prefix: str, keys: list[str], 
     kind, cell_kind = _KINDS[ratio]
     bias = f"{prefix}bias_ih{suffix}" in weights
     if cell:
-        return cell_kind(w.shape[1], hidden, bias, **more)
+        return cell_kind(w.shape[1], hidden, bias, prefix=own)
     reverse = f"{prefix}weight_ih_l0_reverse" in weights
     if projection is not None and not 0 < projection.shape[0] < hidden:
         return None
     if kind is LSTM:
         size = 0 if projection is None else projection.shape[0]
-        return LSTM(w.shape[1], hidden, len(layers), bias, bidirectional=reverse, proj_size=size, **more)
-    return kind(w.shape[1], hidden, len(layers), bias=bias, bidirectional=reverse, **more)
+        return LSTM(w.shape[1], hidden, len(layers), bias, bidirectional=reverse, proj_size=size, prefix=own)
+    return kind(w.shape[1], hidden, len(layers), bias=bias, bidirectional=reverse, prefix=own)
 
 
 def _layer(weights: Mapping[str, np.ndarray], prefix: str, keys: list[str]) -> Spec | None:
@@ -99,7 +103,7 @@ def _layer(weights: Mapping[str, np.ndarray], prefix: str, keys: list[str]) -> S
 
 
 def _guess(weights: Mapping[str, np.ndarray], prefix: str, keys: list[str]) -> Spec | None:
-    recurrent = _recurrent(weights, prefix, keys, {})
+    recurrent = _recurrent(weights, prefix, keys)
     weight, bias = weights.get(f"{prefix}weight"), weights.get(f"{prefix}bias")
     if recurrent is not None or weight is None or not weight.size:
         return recurrent

@@ -13,12 +13,13 @@ from ..engine.errors import ModelFormatError, UnsupportedModelError
 from ..engine.graph import Graph
 from ..engine.spec import Spec
 from .archive import ZIP_MAGIC, Archive, Source, source_name
+from .audio import is_json, read_json
 from .build import build
 from .infer import infer
 from .safetensors import is_safetensors, read_safetensors
 from .torch import is_legacy_tar, read_torch
 
-__all__ = ["is_weights", "read_weights", "to_graph"]
+__all__ = ["is_weights", "read_graph", "read_weights", "to_graph"]
 
 _HEAD = 512
 #: Other files that people call weights, by how they begin.
@@ -27,14 +28,37 @@ _OTHERS = (
     (b"GGUF", "a GGUF file"),
     (b"\x93NUMPY", "a single NumPy array; weights have names: np.savez"),
     (b"\x1f\x8b", "a gzip file"),
-    (b"{", "JSON"),
 )
 
 
 def is_weights(source: Source) -> bool:
     """Whether `read_weights` reads such a file, or knows and refuses it: a zip archive, safetensors, a pickle, ..."""
     head = _head(source)
-    return head.startswith((ZIP_MAGIC, b"\x80")) or is_safetensors(head) or _other(head) is not None
+    return head.startswith((ZIP_MAGIC, b"\x80")) or is_safetensors(head) or is_json(head) or _other(head) is not None
+
+
+def read_graph(source: Source | Mapping[str, Any], *, spec: Spec | None = None, state_dict: str | None = None) -> Graph:
+    """The graph of a model whose file holds weights.
+
+    Parameters
+    ----------
+    source, state_dict
+        As for `read_weights`.
+    spec : Spec, optional
+        What the weights belong to. Left out, it is what the file says, or see `infer`.
+
+    Returns
+    -------
+    Graph
+        See `build`.
+
+    Raises
+    ------
+    ModelFormatError, UnsupportedModelError, OSError
+        As for `read_weights` and `to_graph`.
+    """
+    weights, own, name = _read(source, state_dict)
+    return to_graph(weights, spec if spec is not None else own, name)
 
 
 def read_weights(
@@ -45,9 +69,9 @@ def read_weights(
     Parameters
     ----------
     source : path, bytes, or mapping of str to array or torch.Tensor
-        A `.pt` or `.pth` file of PyTorch, `.safetensors`, `.npz`; or the weights themselves.
+        A `.pt` or `.pth` file of PyTorch, `.safetensors`, `.npz`, JSON (see `read_json`); or the weights themselves.
     state_dict : str, optional
-        Which dictionary of a checkpoint of PyTorch, see `read_torch`.
+        Which dictionary of a checkpoint of PyTorch, see `read_torch`, or of a JSON file.
 
     Returns
     -------
@@ -64,21 +88,31 @@ def read_weights(
     OSError
         The file cannot be opened.
     """
+    weights, _, name = _read(source, state_dict)
+    return weights, name
+
+
+def _read(source: Source | Mapping[str, Any], state_dict: str | None) -> tuple[dict[str, np.ndarray], Spec | None, str]:
+    """Weights, what the file says they belong to, and what messages call it."""
     if isinstance(source, Mapping):
-        return {str(key): _array(key, value) for key, value in source.items()}, "<weights>"
+        return {str(key): _array(key, value) for key, value in source.items()}, None, "<weights>"
     name, head = source_name(source), _head(source)
     if head.startswith(ZIP_MAGIC) and _is_npz(source):
-        return _read_npz(source), name
+        return _read_npz(source), None, name
     if head.startswith((ZIP_MAGIC, b"\x80")):
-        return read_torch(source, state_dict=state_dict), name
+        return read_torch(source, state_dict=state_dict), None, name
     if is_safetensors(head):
-        return read_safetensors(source), name
+        return read_safetensors(source), None, name
+    if is_json(head):
+        return *read_json(source, state_dict=state_dict), name
     if not head:
         raise ModelFormatError(f"{name}: the file is empty")
     other = _other(head)
     if other is not None:
         raise UnsupportedModelError(f"{other}, which is not read", source=name)
-    raise ModelFormatError(f"{name}: no weight file: neither a zip archive of torch.save or np.savez, nor safetensors")
+    raise ModelFormatError(
+        f"{name}: no weight file: neither a file of torch.save or np.savez, nor safetensors, nor JSON"
+    )
 
 
 def to_graph(weights: Mapping[str, np.ndarray], spec: Spec | None, source: str) -> Graph:

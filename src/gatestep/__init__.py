@@ -67,11 +67,13 @@ def load(
     ----------
     source : path, bytes, onnx.ModelProto, or mapping of weights
         An ONNX file; or weights: `.safetensors`, a PyTorch `.pt`/`.pth` state_dict (read without PyTorch, and without
-        running anything in the file), `.npz`. Told apart by content, not by name.
+        running anything in the file), `.npz`, JSON (`.nam`, RTNeural, Automated-GuitarAmpModelling, or a state_dict).
+        Told apart by content, not by name.
     spec : gatestep.nn.Spec, optional
-        What the weights of a bare weight file belong to. A single LSTM, GRU or RNN needs none.
+        What the weights of a bare weight file belong to. A single LSTM, GRU or RNN needs none, nor does a file that
+        describes its model.
     state_dict : str, optional
-        Where in a PyTorch checkpoint the weights are, if there are several: ``"model"``, ``"ema.module"``.
+        Where in a PyTorch checkpoint or JSON file the weights are, if there are several: ``"model"``, ``"ema.module"``.
     inputs, outputs : sequence of str, optional
         Names of values of an ONNX graph: load only the part between them.
     states : mapping of str to str, optional
@@ -122,8 +124,7 @@ def _read(
     ):
         if inputs is not None or outputs is not None:
             raise ValueError("inputs= and outputs= name values of an ONNX graph; a weight file has none")
-        arrays, name = weights.read_weights(source, state_dict=state_dict)
-        return weights.to_graph(arrays, spec, name)
+        return weights.read_graph(source, spec=spec, state_dict=state_dict)
     if spec is not None or state_dict is not None:
         raise ValueError("spec= and state_dict= are for weight files; an ONNX model describes itself")
     from gatestep.importers.onnx import read_onnx

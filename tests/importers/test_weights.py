@@ -99,7 +99,7 @@ def test_mappings_of_tensors() -> None:
     ("data", "match"),
     [
         (b"\x89HDF\r\n\x1a\n....", "Keras"),
-        (b'{"weights": []}', "JSON"),
+        (b'{"weights": 1}', "JSON"),
         (b"GGUF....", "GGUF"),
         (b"\x80\x04N.", "plain pickle"),
     ],
