@@ -41,6 +41,7 @@ def exact(what: str, name: str, value: Any, dtype: np.dtype[Any]) -> np.ndarray:
         return array
     if not np.can_cast(array.dtype, dtype, casting):  # type: ignore[arg-type]
         raise ShapeError(
-            f"{what} {name!r} has dtype {array.dtype}, which {dtype} cannot hold exactly; convert it with .astype({dtype.name!r})"
+            f"{what} {name!r} has dtype {array.dtype}, which {dtype} cannot hold exactly; "
+            f"convert it with .astype({dtype.name!r})"
         )
     return array.astype(dtype) if casting == "same_kind" else array

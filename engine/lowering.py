@@ -97,7 +97,8 @@ class Lowering:
     owned : frozenset
         Slots that replace a state input of the file: they start from zeros, whatever the graph hands them.
     squeezed : dict
-        Axes that Squeeze drops where the file does not name them, by node: for one frame or one row the sizes would mislead.
+        Axes that Squeeze drops where the file does not name them, by node:
+        for one frame or one row the sizes would mislead.
     """
 
     graph: Graph

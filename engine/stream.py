@@ -53,7 +53,7 @@ class StateView(MutableMapping[str, np.ndarray]):
         with np.errstate(over="ignore"):
             exact = array.astype(self._plan.real)
         if not np.array_equal(exact, array, equal_nan=array.dtype.kind == "f"):
-            raise ShapeError(f"state {name!r} has values of dtype {array.dtype} that {self._plan.real} cannot hold exactly")
+            raise ShapeError(f"state {name!r} has {array.dtype} values that {self._plan.real} cannot hold exactly")
         self._stream.check_idle()
         self._memory.view(self._plan.real)[place] = exact
 

@@ -246,7 +246,7 @@ def analyse(graph: Graph, real: np.dtype[Any], states: Mapping[str, str] | None 
     shapes = {p.name: ctx.values[p.name].shape for p in graph.inputs}
     for p in graph.inputs:
         axis = batch.get(p.name)
-        if p.name in layout.states_in() | layout.lengths and axis is not None:
+        if layout.free_batch and p.name in layout.states_in() | layout.lengths and axis is not None:
             layout.state_batch[p.name] = (axis,)
     ctx = walk(graph, real, shapes, layout.wanted(graph), layout.squeezed)  # now without what only hands states on
     tagged(ctx, batch)
@@ -405,7 +405,9 @@ def found_states(graph: Graph, ctx: Lowering, given: Mapping[str, str], layout: 
     rest = outs - layout.states_out()
     running = {node.key for node in needed(graph, [*rest, *layout.carried.values()], ins)}
     layout.kept = tuple(
-        out for out in (*layout.finals, *shown) if any(key not in running for key, _ in traced.covered(traced.outputs[out]))
+        out
+        for out in (*layout.finals, *shown)
+        if any(key not in running for key, _ in traced.covered(traced.outputs[out]))
     )
     left_in = {p.name: ctx.values[p.name] for p in graph.inputs if p.name not in layout.states_in()}
     left_out = {p.name: ctx.values[p.name] for p in graph.outputs if p.name not in layout.states_out()}
@@ -483,8 +485,8 @@ def blocker(
     mixing = next((m for m in ctx.mixings if is_in(ctx.root(m.tag), TIME)), None)
     backwards = next((m for m in ctx.mixings if "backwards" in m.reason), None)
     if layout.timed:
-        mixing = mixing or misfit(ctx) or restarts(graph, ctx, layout, given) or hindsight(graph, ctx) or squares(graph, ctx, layout)
-        mixing = mixing or varies(graph, ctx, layout.wanted(graph), TIME)
+        mixing = mixing or misfit(ctx) or restarts(graph, ctx, layout, given) or hindsight(graph, ctx)
+        mixing = mixing or squares(graph, ctx, layout) or varies(graph, ctx, layout.wanted(graph), TIME)
     if layout.timed and mixing is not None:
         return refuse(mixing, f"does not stream: it {mixing.reason}")
     if backwards is not None:
@@ -547,15 +549,22 @@ def hindsight(graph: Graph, ctx: Lowering) -> Mixing | None:
 
 
 def squares(graph: Graph, ctx: Lowering, layout: Layout) -> Mixing | None:
-    """An input or output that has the frames along two axes, or folded up with their features."""
-    for port in [*graph.inputs, *graph.outputs]:
-        tags = [ctx.root(tag) for tag in tags_of(ctx, port.name)] if port.name in layout.axes else []
-        timed = [tag for tag in tags if is_in(tag, TIME)]
+    """What gives an input or output the frames along two axes, or folds them up with their features."""
+
+    def folds(name: str) -> str:
+        timed = [tag for tag in map(ctx.root, tags_of(ctx, name)) if is_in(tag, TIME)]
         parts = [part for tag in timed if isinstance(tag, Merged) for part, _ in tag.parts]
-        folded = any(part not in (TIME, BATCH) for part in parts) or parts.count(TIME) > 1
-        if len(timed) > 1 or folded:
-            node = next(node for node in graph.nodes if port.name in node.inputs or port.name in node.outputs)
-            return Mixing(TIME, node, f"has the frames of {port.name!r} {'within' if folded else 'along more than'} one axis")
+        if any(part not in (TIME, BATCH) for part in parts) or parts.count(TIME) > 1:
+            return "within one axis"
+        return "along more than one axis" if len(timed) > 1 else ""
+
+    for port in [*graph.inputs, *graph.outputs]:
+        where = folds(port.name) if port.name in layout.axes else ""
+        if where:
+            made = ancestors(graph, [port.name])
+            nodes = [n for n in graph.nodes if any(k in made and k in ctx.values and folds(k) for k in n.outputs)]
+            node = nodes[0] if nodes else next(n for n in graph.nodes if port.name in n.inputs)
+            return Mixing(TIME, node, f"puts the frames of {port.name!r} {where}")
     return None
 
 

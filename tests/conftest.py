@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-
 from gatestep.engine.graph import Graph, Node
 from gatestep.engine.model import Model
 from gatestep.engine.ops import OPS
@@ -47,7 +46,9 @@ class Net:
 
     def __call__(self, op: str, *inputs: Any, out: str | Sequence[str] | int = 1, name: str = "", **attrs: Any) -> Any:
         names = [self._value(value) for value in inputs]
-        outs = self.graph.add(op, names, [out] if isinstance(out, str) else out, name=name, **DEFAULTS.get(op, {}) | attrs)
+        outs = self.graph.add(
+            op, names, [out] if isinstance(out, str) else out, name=name, **DEFAULTS.get(op, {}) | attrs
+        )
         return outs[0] if len(outs) == 1 else outs
 
     def _value(self, value: Any) -> str:
@@ -119,7 +120,12 @@ class Net:
             if port.name in feeds or default is not None:
                 values[port.name] = np.asarray(feeds.get(port.name, default))
             else:
-                sizes = {d: n for p in self.graph.inputs if p.name in feeds for d, n in zip(p.shape or (), np.shape(feeds[p.name]), strict=True)}
+                sizes = {
+                    d: n
+                    for p in self.graph.inputs
+                    if p.name in feeds
+                    for d, n in zip(p.shape or (), np.shape(feeds[p.name]), strict=True)
+                }
                 values[port.name] = np.zeros([d if isinstance(d, int) else sizes[d] for d in port.shape or ()])
         for name, value in values.items():
             if value is not None and value.dtype.kind == "f":

@@ -13,10 +13,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+from gatestep.importers.weights import read_weights
 
 import gatestep as gs
 from gatestep import nn
-from gatestep.importers.weights import read_weights
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 MANIFEST = SHARED / "models" / "manifest.json"
@@ -26,15 +26,13 @@ CASES: list[dict[str, Any]] = json.loads(MANIFEST.read_text())["cases"] if MANIF
 NOT_YET = {
     "keras/keras3_GRU_reset_before": "Loop",
     "real/kws_Basic_LSTM_S": "Scan",
-    "real/rtneural_gru_torch_json": "JSON",
-    "real/rtneural_lstm_torch_json": "JSON",
     "torch/SeqTagger_LSTM__module": "pickled object",
     "torch/SeqTagger_LSTM__pt2": "torch.export",
     "torch/SeqTagger_LSTM__script": "TorchScript",
 }
 #: Weights alone, of models that `gatestep.nn` cannot yet say: a last step, initial states that were learned.
 NO_SPEC = {"torch/KWSProj__state_dict": "LastStep", "real/nam_lstm": "learned initial state"}
-WEIGHTS = ("torch_state_dict", "torch_checkpoint", "safetensors")
+WEIGHTS = ("torch_state_dict", "torch_checkpoint", "safetensors", "json_weights")
 
 
 #: States that neither a proof nor their names tell; the caller says.
@@ -140,7 +138,9 @@ def frames_of(model: Any, arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray
 
 
 STREAMED = [
-    c for c in CASES if c["streamable"] == "internal" and c["expect"] == "ok" and c["format"] == "onnx" and c["name"] not in NOT_YET
+    c
+    for c in CASES
+    if c["streamable"] == "internal" and c["expect"] == "ok" and c["format"] == "onnx" and c["name"] not in NOT_YET
 ]
 
 
@@ -228,7 +228,9 @@ def test_states_are_found_without_being_told(case: dict[str, Any]) -> None:
             np.testing.assert_allclose(got, want.reshape(got.shape), atol=case["atol"], rtol=case["rtol"])
     for state in states:
         if f"final.{state}" in data:
-            np.testing.assert_allclose(stream.state[state], data[f"final.{state}"], atol=case["atol"], rtol=case["rtol"])
+            np.testing.assert_allclose(
+                stream.state[state], data[f"final.{state}"], atol=case["atol"], rtol=case["rtol"]
+            )
 
 
 def test_dtln_runs_its_622_blocks() -> None:
@@ -257,7 +259,11 @@ def node_cases() -> list[Any]:
         warnings.simplefilter("ignore")
         for module in ("rnn", "gru", "lstm"):
             importlib.import_module(f"onnx.backend.test.case.node.{module}")
-    return [pytest.param(case, id=case.name) for case in node._NodeTestCases if case.name.split("_")[1] in ("rnn", "simple", "gru", "lstm")]
+    return [
+        pytest.param(case, id=case.name)
+        for case in node._NodeTestCases
+        if case.name.split("_")[1] in ("rnn", "simple", "gru", "lstm")
+    ]
 
 
 @pytest.mark.parametrize("case", node_cases())

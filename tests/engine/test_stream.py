@@ -8,10 +8,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+from gatestep.engine.errors import ShapeError, StateError
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-
-from gatestep.engine.errors import ShapeError, StateError
 
 SIZES = st.sampled_from([1, 2, 5, 15, 16, 17, 33])
 FEW = settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -99,9 +98,7 @@ def test_a_row_is_what_it_is_alone(net: Any, layer: Any, features: int, batch: i
 
 
 @FEW
-@given(
-    layer=layers(), batch=st.integers(2, 7), bad=st.sampled_from([np.nan, np.inf, -np.inf, 1e38]), data=st.data()
-)
+@given(layer=layers(), batch=st.integers(2, 7), bad=st.sampled_from([np.nan, np.inf, -np.inf, 1e38]), data=st.data())
 def test_what_is_not_a_number_stays_in_its_row(net: Any, layer: Any, batch: int, bad: float, data: Any) -> None:
     model = stacked(net, 5, [layer, {"op": "LSTM", "hidden": 17}])
     frames = noise(10, batch, 5)
@@ -138,7 +135,12 @@ def test_streams_do_not_disturb_each_other(model: Any) -> None:
     recordings = [noise(20, 5, seed=seed) for seed in range(4)]
     alone = [model.run(frames) for frames in recordings]
     streams = [model.stream() for _ in recordings]
-    mixed = [np.stack(column) for column in zip(*[[s.step(r[t]) for s, r in zip(streams, recordings, strict=True)] for t in range(20)], strict=True)]
+    mixed = [
+        np.stack(column)
+        for column in zip(
+            *[[s.step(r[t]) for s, r in zip(streams, recordings, strict=True)] for t in range(20)], strict=True
+        )
+    ]
     for one, other in zip(alone, mixed, strict=True):
         assert one.tobytes() == other.tobytes()
 
@@ -218,7 +220,13 @@ def test_a_state_is_set_exactly_or_not_at_all(model: Any) -> None:
     stream.step(noise(5))
     before = stream.snapshot()
     shape = stream.state[name].shape
-    for wrong in (np.zeros(3), np.full(shape, 0.1), np.zeros(shape, complex), np.full(shape, 2**24 + 1), np.zeros(shape, object)):
+    for wrong in (
+        np.zeros(3),
+        np.full(shape, 0.1),
+        np.zeros(shape, complex),
+        np.full(shape, 2**24 + 1),
+        np.zeros(shape, object),
+    ):
         with pytest.raises(ShapeError, match=r"state '.*' has"):
             stream.state[name] = wrong
     with pytest.raises(StateError, match="no state 'z'"):
@@ -504,7 +512,11 @@ def test_two_threads_in_one_stream(heavy: Any) -> None:
     def disturb() -> None:
         other = np.full((600, 2), 9, np.float32)[:, 0]
         while not stop.is_set():
-            for call in (lambda: stream.run(np.zeros((0, 600), np.float32)), stream.snapshot, lambda: stream.step(other, out="no")):
+            for call in (
+                lambda: stream.run(np.zeros((0, 600), np.float32)),
+                stream.snapshot,
+                lambda: stream.step(other, out="no"),
+            ):
                 try:
                     call()
                 except StateError:
@@ -535,7 +547,13 @@ def test_a_stream_in_use_says_so(heavy: Any) -> None:
     thread.start()
     messages = set()
     while thread.is_alive():
-        for call in (lambda: stream.step(frames[0]), lambda: stream.run(frames[:2]), stream.reset, stream.fork, stream.snapshot):
+        for call in (
+            lambda: stream.step(frames[0]),
+            lambda: stream.run(frames[:2]),
+            stream.reset,
+            stream.fork,
+            stream.snapshot,
+        ):
             try:
                 call()
             except StateError as error:
