@@ -76,6 +76,8 @@ class Known:
         Value to the nodes that take it.
     fixed : set of str
         Values that depend on no input: those of the file.
+    factors : dict
+        Value to the matrices that it is multiplied by.
     """
 
     graph: Graph
@@ -83,6 +85,7 @@ class Known:
     made: dict[str, Node] = field(default_factory=dict)
     takers: dict[str, list[Node]] = field(default_factory=dict)
     fixed: set[str] = field(default_factory=set)
+    factors: dict[str, list[np.ndarray]] = field(default_factory=dict)
     _affine: dict[str, Affine | None] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -192,6 +195,7 @@ class Known:
             return None
         node = self.made.get(name)
         if node is None or node.op != "Concat" or node.attrs["axis"] not in (-1, value.ndim - 1):
+            self.factors.setdefault(name, []).append(matrix)
             return Affine({name: matrix}, np.zeros(matrix.shape[1]))
         found, start = Affine({}, np.zeros(matrix.shape[1])), 0
         for part in node.inputs:

@@ -229,7 +229,8 @@ class Search:
         gate = self.known.affine(node.inputs[0])
         if gate is not None and len(gate.terms) > 1:
             plain = Cell("RNN", (gate,), "", node.outputs[0], activation=node.op, names=(node.outputs[0],))
-            state = self.named(plain, gate.terms)
+            again = [name for name in gate.terms if self.shaped(name, plain) and self.recurs(name, plain)]
+            state = again[0] if len(again) == 1 else self.named(plain, gate.terms)
             if state is not None:
                 yield replace(plain, state=state)
 
@@ -282,15 +283,25 @@ class Search:
     def state_of(self, cell: Cell, sources: Iterable[str]) -> str | None:
         """Which of the values that the gates are made of is h.
 
-        It comes from where c comes from; or it is an input of the model, and h' an output of the same shape. Where
-        something else could be h as well, the names of input and output must agree.
+        It comes from where c comes from; or its matrix is that of h' in the next step; or it is an input of the model,
+        and h' an output of the same shape. Where something else could be h as well, the names of input and output must
+        agree.
         """
         sources = list(sources)
         beside = [name for name in sources if self.shaped(name, cell) and self.beside(name, cell.carry)]
+        if len(beside) != 1 and any(taker.op == "Mul" for taker in self.known.takers.get(cell.carried, [])):
+            beside = [name for name in sources if self.shaped(name, cell) and self.recurs(name, cell)]
         return beside[0] if len(beside) == 1 else self.named(cell, sources, by_name=False)
 
     def shaped(self, name: str, cell: Cell) -> bool:
         return self.known.shape(name) == self.known.shape(cell.result)
+
+    def recurs(self, h: str, cell: Cell) -> bool:
+        """Whether the step before or after this one multiplies its h by the same matrix."""
+        owner = self.owners.get(h)
+        other = owner.state if owner is not None and owner.result == h else cell.result
+        pairs = itertools.product(self.known.factors.get(h, []), self.known.factors.get(other, []))
+        return any(a is b or np.array_equal(a, b) for a, b in pairs)
 
     def beside(self, h: str, c: str) -> bool:
         """Whether h and c are states of one step, parts of one input, or both known."""

@@ -1,0 +1,495 @@
+"""Cells written out as elementary operators become recurrent operators; whatever is not quite one stays as it is."""
+
+from __future__ import annotations
+
+import io
+import os
+import random
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import gatestep as gs
+
+MODELS = Path(os.environ.get("GATESTEP_MODELS", Path(__file__).resolve().parents[3] / "shared" / "models"))
+CLOSE = {"rtol": 1e-5, "atol": 1e-5}
+F, H, B = 5, 7, 3
+ORDERS = {"LSTM": "ifco", "GRU": "rzh", "GRU before": "rzh", "RNN": "h"}
+
+
+def cells(model: Any) -> list[Any]:
+    """The nodes that were recognised."""
+    return [node for node in model.graph.nodes if node.attrs.get("recognised")]
+
+
+def noise(*shape: int, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).standard_normal(shape).astype(np.float32)
+
+
+class Writer:
+    """Writes a cell with elementary operators, in a way that `rng` chooses."""
+
+    def __init__(self, n: Any, rng: random.Random) -> None:
+        self.n, self.rng = n, rng
+
+    def either(self, op: str, a: Any, b: Any, **options: Any) -> Any:
+        """A commutative operator, one way round or the other."""
+        return self.n(op, *((a, b) if self.rng.random() < 0.5 else (b, a)), **options)
+
+    def one_minus(self, z: Any) -> Any:
+        return self.rng.choice(
+            [
+                lambda: self.n("Sub", 1.0, z),
+                lambda: self.n("Add", self.n("Neg", z), np.ones(H)),
+                lambda: self.n("Sub", np.ones(1), z),
+            ]
+        )()
+
+    def product(self, value: Any, size: int, width: int, bias: bool) -> Any:
+        """A dense layer, as MatMul or Gemm."""
+        rank2 = self.rank == 2
+        if rank2 and self.rng.random() < 0.5:
+            transposed = self.rng.random() < 0.5
+            matrix = self.n.weights(width, size) if transposed else self.n.weights(size, width)
+            options = {"alpha": self.rng.choice([1.0, 0.5]), "beta": self.rng.choice([1.0, 2.0])}
+            return self.n(
+                "Gemm", value, matrix, *([self.n.weights(width)] if bias else []), transB=transposed, **options
+            )
+        out = self.n("MatMul", value, self.n.weights(size, width))
+        return (
+            self.either("Add", out, self.n.weights(*self.rng.choice([(width,), (1, width)])[-self.rank :]))
+            if bias
+            else out
+        )
+
+    def cut(self, value: Any, count: int) -> list[Any]:
+        """Pieces of H along the last axis."""
+        axis = self.rng.choice([-1, self.rank - 1])
+        how = self.rng.choice(["split", "equal", "slice"])
+        if count == 1:
+            return [value]
+        if how == "slice":
+            return [
+                self.n("Slice", value, [k * H], [k * H + H if k + 1 < count else 2**31 - 1], [axis], [1])
+                for k in range(count)
+            ]
+        sizes = np.full(count, H) if how == "split" else None
+        return list(self.n("Split", value, sizes, out=count, axis=axis, num_outputs=count))
+
+    def sums(self, x: Any, h: Any, letters: str, size: int = F) -> dict[str, Any]:
+        """What goes into these gates: x and h through matrices, in some order, with or without biases."""
+        order = self.rng.sample(letters, len(letters))
+        width, biases = H * len(order), (self.rng.random() < 0.5, self.rng.random() < 0.5)
+        how = self.rng.choice(["two", "concat", "by gate", "cut first"])
+        if how == "by gate":
+            each = [
+                self.either("Add", self.product(x, size, H, biases[0]), self.product(h, H, H, biases[1])) for _ in order
+            ]
+            return dict(zip(order, each, strict=True))
+        if how == "concat":
+            parts = [(x, size), (h, H)]
+            self.rng.shuffle(parts)
+            both = self.n("Concat", *(value for value, _ in parts), axis=-1)
+            return dict(zip(order, self.cut(self.product(both, size + H, width, biases[0]), len(order)), strict=True))
+        of_x, of_h = self.product(x, size, width, biases[0]), self.product(h, H, width, biases[1])
+        if how == "two":
+            return dict(zip(order, self.cut(self.either("Add", of_x, of_h), len(order)), strict=True))
+        pairs = zip(self.cut(of_x, len(order)), self.cut(of_h, len(order)), strict=True)
+        return dict(zip(order, (self.either("Add", *pair) for pair in pairs), strict=True))
+
+    def lstm(self, x: Any, h: Any, c: Any, size: int = F) -> tuple[Any, Any]:
+        sums = self.sums(x, h, "ifco", size)
+        i, f, o = (self.n("Sigmoid", sums[k]) for k in "ifo")
+        c = self.either("Add", self.either("Mul", f, c), self.either("Mul", i, self.n("Tanh", sums["c"])))
+        return self.either("Mul", o, self.n("Tanh", c)), c
+
+    def gru(self, x: Any, h: Any, *, before: bool) -> Any:
+        if before:
+            sums = self.sums(x, h, "rz")
+            r = self.n("Sigmoid", sums["r"])
+            n = self.n("Tanh", self.sums(x, self.either("Mul", r, h), "h")["h"])
+        else:
+            order = self.rng.sample("rzh", 3)
+            biases = (self.rng.random() < 0.5, self.rng.random() < 0.5)
+            of_x, of_h = (
+                dict(zip(order, self.cut(self.product(value, width, 3 * H, bias), 3), strict=True))
+                for value, width, bias in ((x, F, biases[0]), (h, H, biases[1]))
+            )
+            sums = {k: self.either("Add", of_x[k], of_h[k]) for k in "rz"}
+            r = self.n("Sigmoid", sums["r"])
+            n = self.n("Tanh", self.either("Add", of_x["h"], self.either("Mul", r, of_h["h"])))
+        z = self.n("Sigmoid", sums["z"])
+        kept, new = (h, n) if self.rng.random() < 0.7 else (n, h)  # or 1 - z for z
+        forms = [
+            lambda: self.either("Add", self.either("Mul", self.one_minus(z), new), self.either("Mul", z, kept)),
+            lambda: self.either("Add", new, self.either("Mul", z, self.n("Sub", kept, new))),
+            lambda: self.n("Sub", new, self.either("Mul", z, self.n("Sub", new, kept))),
+            lambda: self.n("Sub", kept, self.either("Mul", self.one_minus(z), self.n("Sub", kept, new))),
+            lambda: self.either("Add", self.n("Sub", new, self.either("Mul", z, new)), self.either("Mul", kept, z)),
+        ]
+        return self.rng.choice(forms)()
+
+    def step(self, kind: str, shape: tuple[Any, ...]) -> dict[str, str]:
+        """A model of one step, with its states as inputs and outputs; returns them."""
+        n, self.rank = self.n, len(shape) + 1
+        x, h = n.input("x", *shape, F), n.input("h", *shape, H)
+        states = {"h": "hn"}
+        if kind == "LSTM":
+            h, c = self.lstm(x, h, n.input("c", *shape, H))
+            n("Reshape", c, [0] * self.rank, out="cn", allowzero=False)
+            n.output("cn", shape=(*shape, H))
+            states["c"] = "cn"
+        elif kind == "RNN":
+            h = n(self.rng.choice(["Tanh", "Relu"]), self.sums(x, h, "h")["h"])
+        else:
+            h = self.gru(x, h, before=kind == "GRU before")
+        n("Reshape", h, [0] * self.rank, out="hn", allowzero=False)
+        n("MatMul", h, n.weights(H, 2), out="y")
+        n.output("hn", shape=(*shape, H)).output("y", shape=(*shape, 2))
+        return states
+
+
+@pytest.mark.parametrize("kind", ORDERS)
+@settings(max_examples=60, deadline=None)
+@given(seed=st.integers(0, 2**32), shape=st.sampled_from([("B",), (B,), (1,), (), (1, "B"), ("B", 1), (1, 1)]))
+def test_every_spelling_of_a_step(net: Any, kind: str, seed: int, shape: tuple[Any, ...]) -> None:
+    """Recognised, nothing of it left over, and the same numbers, whole and as a stream that finds its own states."""
+    n = net(seed % 1000)
+    states = Writer(n, random.Random(seed)).step(kind, shape)
+    model = n.model()
+    (cell,) = cells(model)
+    assert cell.op == kind.split()[0]
+    assert not {node.op for node in model.graph.nodes} & {"Sigmoid", "Tanh", "Relu", "Mul", "Sub"}
+    assert "recognised" in str(model)
+    sizes = tuple(B if size == "B" else size for size in shape)
+    feeds = {p.name: noise(*sizes, p.shape[-1], seed=seed % 997 + k) for k, p in enumerate(model.inputs)}
+    called = model(feeds)
+    for name, want in n.evaluate(feeds).items():
+        np.testing.assert_allclose(called[name], want, **CLOSE)
+
+    assert model.layout.states == states
+    if not model.layout.free_batch and B in sizes:
+        return
+    stream = model.stream(batch=B if B in sizes else None)
+    feeds |= {name: np.zeros_like(feeds[name]) for name in states}
+    for t in range(4):
+        feeds["x"] = noise(*sizes, F, seed=t)
+        want = n.evaluate(feeds)
+        got = stream.step(feeds["x"].reshape(stream.inputs[0].shape))
+        np.testing.assert_allclose(np.asarray(got).reshape(-1), want["y"].reshape(-1), **CLOSE)
+        feeds |= {name: want[out].astype(np.float32) for name, out in states.items()}
+
+
+# ---------------------------------------------------------------------- which value is the state
+
+
+def lstm(n: Any, x: str, h: str, c: str, size: int, seed: int = 0) -> tuple[Any, Any]:
+    writer = Writer(n, random.Random(seed))
+    writer.rank = 2
+    return writer.lstm(x, h, c, size)
+
+
+def test_as_wide_an_input_as_the_state(net: Any) -> None:
+    """The equations do not tell x from h: names do; without, nothing is taken for a state."""
+    for names, found in ((("x", "h", "c"), 1), (("a", "b", "c"), 0)):
+        n = net()
+        x, h, c = (n.input(name, B, H) for name in names)
+        h1, c1 = lstm(n, x, h, c, H)
+        n("Neg", n("Neg", h1), out="y")
+        for value, out in ((h1, "hn"), (c1, "cn")):
+            n("Reshape", value, [B, H], out=out, allowzero=False)
+        n.output("y", "hn", "cn", shape=(B, H))
+        model = n.model()
+        assert len(cells(model)) == found
+        if found:
+            assert model.layout.states == {"h": "hn", "c": "cn"}
+        feeds = {name: noise(B, H, seed=k) for k, name in enumerate(names)}
+        for name, want in n.evaluate(feeds).items():
+            np.testing.assert_allclose(model(feeds)[name], want, **CLOSE)
+    assert len(cells(n.model(states={"b": "hn"}))) == 1
+
+
+def test_a_dense_layer_of_two_values_is_no_cell(net: Any) -> None:
+    n = net()
+    query, key = n.input("query", B, H), n.input("key", B, F)
+    n("Tanh", n("Add", n("MatMul", query, n.weights(H, H)), n("MatMul", key, n.weights(F, H))), out="score")
+    n.output("score", shape=(B, H))
+    assert not cells(n.model())
+
+
+def test_a_gru_that_gates_two_inputs_has_no_state(net: Any) -> None:
+    """The cell is recognised, and both of its inputs are frames, since nothing continues either."""
+    n = net()
+    writer = Writer(n, random.Random(1))
+    writer.rank = 2
+    x, h = n.input("x", 1, F), n.input("h", 1, H)
+    n("MatMul", writer.gru(x, h, before=False), n.weights(H, 2), out="y")
+    n.output("y", shape=(1, 2))
+    model = n.model()
+    assert len(cells(model)) == 1
+    assert not model.layout.states
+    feeds = {"x": noise(1, F), "h": noise(1, H)}
+    stream = model.stream()
+    for _ in range(2):
+        np.testing.assert_allclose(
+            stream.step({k: v[0] for k, v in feeds.items()}).popitem()[1].reshape(-1),
+            n.evaluate(feeds)["y"][0],
+            **CLOSE,
+        )
+
+
+@pytest.mark.parametrize("begins", ["inputs", "zeros"])
+def test_unrolled_over_time(net: Any, begins: str) -> None:
+    """One node per step, weights shared; a call begins where the graph says, not where the last one ended."""
+    n = net()
+    x = n.input("x", B, 4, F)
+    shape = (B, H)
+    h, c = (n.input("h0", *shape), n.input("c0", *shape)) if begins == "inputs" else (np.zeros(shape), np.zeros(shape))
+    w, r, b = n.weights(F, 4 * H), n.weights(H, 4 * H), n.weights(4 * H)
+    w, r, b = (n.graph.constant(a) for a in (w, r, b))
+    for t in range(4):
+        s = n("Add", n("Add", n("MatMul", n("Gather", x, t, axis=1), w), n("MatMul", h, r)), b)
+        i, f, g, o = n("Split", s, None, out=4, axis=1, num_outputs=4)
+        c = n("Add", n("Mul", n("Sigmoid", f), c), n("Mul", n("Sigmoid", i), n("Tanh", g)))
+        h = n("Mul", n("Sigmoid", o), n("Tanh", c))
+    for value, out in ((h, "hn"), (c, "cn")):
+        n("Reshape", value, list(shape), out=out, allowzero=False)
+    n.output("hn", "cn", shape=shape)
+    model = n.model()
+    found = cells(model)
+    assert len(found) == 4
+    assert len({node.inputs[1:4] for node in found}) == 1
+    feeds = {p.name: noise(*p.shape, seed=k) for k, p in enumerate(model.inputs)}
+    for _ in range(2):
+        for name, want in n.evaluate(feeds).items():
+            np.testing.assert_allclose(model(feeds)[name], want, **CLOSE)
+    assert model.layout.carried == ({"h0": "hn", "c0": "cn"} if begins == "inputs" else {})
+    stream = model.stream(B if model.layout.free_batch else None)
+    feeds |= {name: np.zeros(shape, np.float32) for name in model.layout.carried}
+    for _ in range(3):
+        got, want = stream.step({"x": feeds["x"]}), n.evaluate(feeds)
+        for name, array in got.items():
+            np.testing.assert_allclose(array, want[name], **CLOSE)
+        feeds |= {name: want[out].astype(np.float32) for name, out in model.layout.carried.items()}
+
+
+def test_two_layers_packed_into_one_state(net: Any) -> None:
+    n = net()
+    x, h, c = n.input("x", "B", F), n.input("h", 2, "B", H), n.input("c", 2, "B", H)
+    hs, cs = [], []
+    for k in range(2):
+        before = [n("Squeeze", n("Slice", s, [k], [k + 1], [0], [1]), [0]) for s in (h, c)]
+        x, after = lstm(n, x, *before, F if k == 0 else H, seed=k)
+        hs.append(n("Unsqueeze", x, [0]))
+        cs.append(n("Unsqueeze", after, [0]))
+    n("Concat", *hs, axis=0, out="hn")
+    n("Concat", *cs, axis=0, out="cn")
+    n("MatMul", x, n.weights(H, 2), out="y")
+    n.output("hn", "cn", shape=(2, "B", H)).output("y", shape=("B", 2))
+    model = n.model()
+    assert len(cells(model)) == 2
+    assert model.layout.states == {"h": "hn", "c": "cn"}
+    assert model.layout.free_batch
+
+
+def test_projection_after(net: Any) -> None:
+    n = net()
+    p = 4
+    x, h, c = n.input("x", "B", F), n.input("h", "B", p), n.input("c", "B", H)
+    s = n("Add", n("MatMul", x, n.weights(F, 4 * H)), n("Gemm", h, n.weights(4 * H, p), n.weights(4 * H), transB=1))
+    i, f, g, o = n("Split", s, None, out=4, axis=-1, num_outputs=4)
+    after = n("Add", n("Mul", n("Sigmoid", f), c), n("Mul", n("Sigmoid", i), n("Tanh", g)), out="cn")
+    n("MatMul", n("Mul", n("Sigmoid", o), n("Tanh", after)), n.weights(H, p), out="hn")
+    n.output("hn", shape=("B", p)).output("cn", shape=("B", H))
+    model = n.model()
+    (cell,) = cells(model)
+    assert cell.inputs[8]
+    assert model.layout.states == {"h": "hn", "c": "cn"}
+    feeds = {"x": noise(B, F), "h": noise(B, p), "c": noise(B, H)}
+    for name, want in n.evaluate(feeds).items():
+        np.testing.assert_allclose(model(feeds)[name], want, **CLOSE)
+
+
+# ---------------------------------------------------------------------- near misses
+
+
+def step(n: Any, change: str = "") -> None:
+    """An LSTM's step with one thing that no LSTM has, or that has to be seen from outside."""
+    x, h, c = n.input("x", B, F), n.input("h", B, H), n.input("c", B, H)
+    w: Any = n.input("w", F, 4 * H) if change == "weights given" else n.weights(F, 4 * H)
+    if change == "weights computed":
+        w = n("Mul", w, n("ReduceMean", x, [0, 1], keepdims=0, noop_with_empty_axes=False))
+    s = n("Add", n("Add", n("MatMul", x, w), n("MatMul", h, n.weights(H, 4 * H))), n.weights(4 * H))
+    if change == "rows shifted":
+        s = n("Concat", n("Slice", s, [1], [B], [0], [1]), n("Slice", s, [0], [1], [0], [1]), axis=0)
+    if change == "bias by row":
+        s = n("Add", s, n.weights(B, 4 * H))
+    if change == "scaled":
+        s = n("Mul", s, n.weights(4 * H))
+    pieces = n("Split", s, None, out=4, axis=1, num_outputs=4)
+    i, f, g, o = pieces
+    if change == "peephole":
+        f = n("Add", f, n("Mul", c, n.weights(H)))
+    if change == "late peephole":
+        o = n("Add", o, n("MatMul", n("Neg", c), n.weights(H, H)))
+    i, f, g = n("Sigmoid", i), n("Sigmoid", f), n("Relu" if change == "relu" else "Tanh", g)
+    new = n("Mul", i, g)
+    if change == "three":
+        new = n("Add", new, n("Mul", i, c))
+    if change == "clip":
+        f = n("Clip", f, 0.0, 0.9)
+    c1 = n("Sub" if change == "minus" else "Add", n("Mul", f, c), new)
+    if change == "output gate of the new state":
+        o = n("Add", o, n("MatMul", c1, n.weights(H, H)))
+    o = i if change == "gate twice" else n("Sigmoid", o)
+    h1 = n("Mul", o, n("Relu" if change == "relu of the state" else "Tanh", c1))
+    for value, out in ((h1, "hn"), (c1, "cn")):
+        n("Reshape", value, [B, H], out=out, allowzero=False)
+    n.output("hn", "cn", shape=(B, H))
+    if change == "gates shown":
+        n("Neg", f, out="gate")
+        n("Neg", pieces[3], out="sum")
+        n("Tanh", c1, out="tanh")
+        n("Neg", h, out="old")
+        n.output("gate", "sum", "tanh", "old", shape=(B, H))
+
+
+MISSES = ["weights given", "weights computed", "rows shifted", "bias by row", "scaled", "peephole", "relu", "three"]
+MISSES += ["clip", "minus", "output gate of the new state", "gate twice", "relu of the state"]
+
+
+@pytest.mark.parametrize("change", [*MISSES, "", "gates shown", "late peephole"])
+def test_near_misses(net: Any, change: str) -> None:
+    n = net()
+    step(n, change)
+    model = n.model()
+    assert len(cells(model)) == (change not in MISSES)
+    feeds = {p.name: noise(*p.shape, seed=k) for k, p in enumerate(model.inputs)}
+    called = model(feeds)
+    for name, want in n.evaluate(feeds).items():
+        np.testing.assert_allclose(called[name], want, **CLOSE)
+
+
+@pytest.mark.parametrize("change", ["relu", "reset unseen", "other h", "two thirds", "whole h as well"])
+def test_near_misses_of_a_gru(net: Any, change: str) -> None:
+    n = net()
+    x, h = n.input("x", B, F), n.input("h", B, H)
+    other = n.input("other", B, H) if change == "other h" else h
+    xr, xz, xn = n("Split", n("MatMul", x, n.weights(F, 3 * H)), None, out=3, axis=1, num_outputs=3)
+    hr, hz, hn = n("Split", n("MatMul", h, n.weights(H, 3 * H)), None, out=3, axis=1, num_outputs=3)
+    r, z = n("Sigmoid", n("Add", xr, hr)), n("Sigmoid", n("Add", xz, hz))
+    s = n("Add", xn, hn if change == "reset unseen" else n("Mul", r, hn))
+    if change == "whole h as well":
+        s = n("Add", s, n("MatMul", h, n.weights(H, H)))
+    new = n("Relu" if change == "relu" else "Tanh", s)
+    rest = n("Sub", 2 / 3 if change == "two thirds" else 1.0, z)
+    n("Add", n("Mul", rest, new), n("Mul", z, other), out="hn")
+    n.output("hn", shape=(B, H))
+    model = n.model()
+    assert not cells(model)
+    feeds = {p.name: noise(*p.shape, seed=k) for k, p in enumerate(model.inputs)}
+    np.testing.assert_allclose(model(feeds)["hn"], n.evaluate(feeds)["hn"], **CLOSE)
+
+
+# ---------------------------------------------------------------------- real files
+
+
+@pytest.fixture(scope="module")
+def dtln() -> Path:
+    folder = MODELS / "real" / "dtln"
+    if not (folder / "model_2.onnx").exists():
+        pytest.skip("no ../shared/models beside the repository")
+    return folder
+
+
+def test_dtln(dtln: Path) -> None:
+    """Both LSTMs of the second half are cells, its packed state is found, and 622 blocks give what onnxruntime gave."""
+    model = gs.load(dtln / "model_2.onnx")
+    assert [(node.op, node.name) for node in cells(model)] == [("LSTM", "model_2/lstm_6"), ("LSTM", "model_2/lstm_7")]
+    assert model.layout.states == {"input_5": "tf_op_layer_stack_5"}
+    data = np.load(dtln / "model_2.npz")
+    stream = model.stream()
+    for block, want in zip(data["in.input_4"], data["out.conv1d_3"], strict=True):
+        np.testing.assert_allclose(stream.step(block[0]).reshape(want.shape), want, rtol=1e-3, atol=1e-4)
+    np.testing.assert_allclose(stream.state["input_5"], data["final.input_5"], rtol=1e-3, atol=1e-4)
+
+
+def test_the_whole_suppressor(dtln: Path) -> None:
+    """Noisy speech to clean, block by block: spectrum, mask, second half, overlap and add."""
+    data = np.load(dtln / "pipeline.npz")
+    noisy, length, shift = data["noisy"], int(data["block_len"]), int(data["block_shift"])
+    mask, clean = (gs.load(dtln / f"model_{k}.onnx").stream() for k in (1, 2))
+    block, buffer = np.zeros(length, np.float32), np.zeros(length, np.float32)
+    enhanced = np.zeros_like(noisy)
+    for k in range(int(data["blocks"])):
+        start = k * shift
+        block = np.concatenate([block[shift:], noisy[start : start + shift]])
+        spectrum = np.fft.rfft(block)
+        magnitude = np.abs(spectrum).astype(np.float32)
+        gain = mask.step(magnitude.reshape(mask.inputs[0].shape)).reshape(-1)
+        estimate = np.fft.irfft(magnitude * gain * np.exp(1j * np.angle(spectrum))).astype(np.float32)
+        out = clean.step(estimate.reshape(clean.inputs[0].shape)).reshape(-1)
+        buffer = np.concatenate([buffer[shift:], np.zeros(shift, np.float32)]) + out
+        enhanced[start : start + shift] = buffer[:shift]
+    np.testing.assert_allclose(enhanced, data["enhanced"], rtol=1e-3, atol=1e-4)
+
+
+def test_unrolled_by_torch() -> None:
+    path = MODELS / "export" / "CellLoop_LSTM__ts_static.onnx"
+    if not path.exists():
+        pytest.skip("no ../shared/models beside the repository")
+    model = gs.load(path)
+    data = np.load(path.with_suffix(".npz"))
+    assert len(cells(model)) == 6
+    np.testing.assert_allclose(model(data["in.x"]), data["out.y"], **CLOSE)
+
+
+@pytest.mark.parametrize("dynamo", [False, True])
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize(
+    ("kind", "options"), [("LSTM", {}), ("GRU", {}), ("RNN", {}), ("RNN", {"nonlinearity": "relu"})]
+)
+@pytest.mark.filterwarnings("ignore")
+def test_exported_by_torch(kind: str, options: dict[str, Any], bias: bool, dynamo: bool) -> None:
+    torch = pytest.importorskip("torch")
+    pytest.importorskip("onnx")
+    if dynamo:
+        pytest.importorskip("onnxscript")
+    torch.manual_seed(0)
+
+    class Step(torch.nn.Module):  # type: ignore[misc, name-defined, unused-ignore]
+        def __init__(self) -> None:
+            super().__init__()
+            self.cell = getattr(torch.nn, f"{kind}Cell")(F, H, bias=bias, **options)
+            self.head = torch.nn.Linear(H, 2)
+
+        def forward(self, x: Any, *states: Any) -> Any:
+            after = self.cell(x, states if len(states) > 1 else states[0])
+            after = after if isinstance(after, tuple) else (after,)
+            return self.head(after[0]), *after
+
+    names = ["h", "c"] if kind == "LSTM" else ["h"]
+    module = Step().eval()
+    feeds = {"x": noise(1, F), **{name: noise(1, H, seed=k + 1) for k, name in enumerate(names)}}
+    args = tuple(torch.from_numpy(a) for a in feeds.values())
+    outs = ["y", *(f"{name}n" for name in names)]
+    file = io.BytesIO()
+    if dynamo:
+        torch.onnx.export(module, args, dynamo=True, input_names=[*feeds], output_names=outs, verbose=False).save(file)
+    else:
+        torch.onnx.export(module, args, file, dynamo=False, input_names=[*feeds], output_names=outs)
+    model = gs.load(file.getvalue())
+    assert [node.op for node in cells(model)] == [kind]
+    assert model.layout.states == {name: f"{name}n" for name in names}
+    with torch.no_grad():
+        for got, want in zip(model(feeds).values(), module(*args), strict=True):
+            np.testing.assert_allclose(got, want.numpy(), **CLOSE)
+        stream, states = model.stream(), [torch.zeros(1, H) for _ in names]
+        for t in range(5):
+            frame = noise(1, F, seed=t)
+            y, *states = module(torch.from_numpy(frame), *states)
+            np.testing.assert_allclose(stream.step(frame[0]).reshape(-1), y[0].numpy(), **CLOSE)
