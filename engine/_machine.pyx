@@ -252,6 +252,7 @@ cdef class Stepper:
         cdef char *ports[MAX_PORTS]
         cdef Frame source, target
         cdef cnp.ndarray x, y
+        cdef Py_ssize_t failed
         if not self.single:
             return self.step_many(frame, out)
         source = <Frame>self.inputs[0]
