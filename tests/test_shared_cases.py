@@ -30,8 +30,6 @@ NOT_YET = {
     "torch/SeqTagger_LSTM__pt2": "torch.export",
     "torch/SeqTagger_LSTM__script": "TorchScript",
 }
-#: Weights alone, of models that `gatestep.nn` cannot yet say: a last step, initial states that were learned.
-NO_SPEC = {"torch/KWSProj__state_dict": "LastStep", "real/nam_lstm": "learned initial state"}
 WEIGHTS = ("torch_state_dict", "torch_checkpoint", "safetensors", "json_weights")
 
 
@@ -63,15 +61,21 @@ def spec_of(entry: dict[str, Any], path: str) -> nn.Spec:
     layers: dict[str, nn.Spec] = {}
     for k, step in enumerate(entry["arch"]["pipeline"]):
         options = {key: value for key, value in step.items() if key not in ("type", "prefix")}
+        learned = tuple(options.pop(key) for key in ("initial_hidden", "initial_cell") if key in options)
+        options |= {"initial": learned} if learned else {}
         prefix = step.get("prefix", f"layer{k}")
         if step["type"] in ("Linear", "Embedding"):
             rows, columns = arrays[f"{prefix}.weight"].shape
             sizes = (rows, columns) if step["type"] == "Embedding" else (columns, rows)
             layers[prefix] = getattr(nn, step["type"])(*sizes)
+        elif step["type"] == "LastStep":
+            layers[prefix] = nn.Last()
         elif step["type"] == "LogSoftmax":
             layers[prefix] = nn.LogSoftmax(dim=-1)
         else:
             layers[prefix] = getattr(nn, step["type"])(**options)
+    if "samples" in entry["arch"].get("layout", ""):
+        layers = {"samples": nn.Unflatten(1, (-1, 1)), **layers, "flat": nn.Flatten()}
     return nn.Sequential(layers)
 
 
@@ -98,7 +102,7 @@ def load(entry: dict[str, Any], root: str, **options: Any) -> Any:
     return call
 
 
-@pytest.mark.parametrize("case", by_name([c for c in CASES if c["name"] not in NOT_YET | NO_SPEC]))
+@pytest.mark.parametrize("case", by_name([c for c in CASES if c["name"] not in NOT_YET]))
 def test_case(case: dict[str, Any]) -> None:
     passed, why, _ = runner().run_case(load, case, str(SHARED / "models"))
     assert passed, why
@@ -111,17 +115,10 @@ def test_what_is_not_done_yet_is_refused_by_name(case: dict[str, Any]) -> None:
     assert Path(case["file"]).name in str(caught.value)
 
 
-@pytest.mark.parametrize("case", by_name([c for c in CASES if c["name"] in NO_SPEC]))
-def test_what_has_no_spec_yet_is_still_missing(case: dict[str, Any]) -> None:
-    assert not hasattr(nn, "LastStep"), "now a spec can say these: take them off the list"
-    with pytest.raises((gs.GatestepError, AttributeError, TypeError)):
-        load(case, str(SHARED / "models"))
-
-
 def test_the_lists_name_cases() -> None:
     if not CASES:
         pytest.skip("no ../shared/models beside the repository")
-    assert (NOT_YET | NO_SPEC).keys() <= {case["name"] for case in CASES}
+    assert NOT_YET.keys() <= {case["name"] for case in CASES}
 
 
 # ---------------------------------------------------------------------- streamed
