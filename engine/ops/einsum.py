@@ -70,7 +70,7 @@ def summed(ctx: Lowering, node: Node, x: Value, term: str, needed: str) -> tuple
     """Without repeated axes, and without those that nothing else needs."""
     if isinstance(x, np.ndarray):
         rest = "".join(c for c in dict.fromkeys(term) if c in needed)
-        return np.einsum(f"{term}->{rest}", x), rest
+        return np.asarray(np.einsum(f"{term}->{rest}", x)), rest
     x, term = diagonal(ctx, node, x, term)
     gone = [k for k, c in enumerate(term) if c not in needed]
     if gone:
@@ -85,7 +85,8 @@ def arranged(ctx: Lowering, node: Node, x: Value, term: str, lead: str, rows: st
     split = len(lead) + len(rows)
     merged = (*shape[: len(lead)], math.prod(shape[len(lead) : split]), math.prod(shape[split:]))
     if isinstance(x, np.ndarray):
-        return x.transpose(perm).reshape(merged)
+        known: Array = x.transpose(perm).reshape(merged)
+        return known
     return reshaped(ctx, node, permuted(x, perm), merged)
 
 
@@ -119,7 +120,8 @@ def expanded(x: Value, term: str, names: str) -> Value:
     """`x` with its axes in the order of `names`, and axes of one element for those that it lacks."""
     order = [term.index(c) for c in names if c in term]
     if isinstance(x, np.ndarray):
-        return x.transpose(order).reshape([x.shape[term.index(c)] if c in term else 1 for c in names])
+        known: Array = x.transpose(order).reshape([x.shape[term.index(c)] if c in term else 1 for c in names])
+        return known
     places = [term.index(c) if c in term else None for c in names]
     return x.with_(
         shape=tuple(1 if k is None else x.shape[k] for k in places),

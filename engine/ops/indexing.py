@@ -234,7 +234,7 @@ def checked_elements(node: Node, x: Any, indices: Any) -> int:
 
 def element_grid(indices: Array, size: int, axis: int) -> tuple[Array, ...]:
     """The same places for NumPy."""
-    grid = list(np.indices(indices.shape, sparse=True))
+    grid: list[Array] = list(np.indices(indices.shape, sparse=True))
     grid[axis] = Gather.checked(indices, size)
     return tuple(grid)
 
@@ -289,7 +289,7 @@ def scattered(ctx: Lowering, node: Node, x: Value, updates: Value, places: View,
 
 def scatter_known(node: Node, x: Array, updates: Array, places: tuple[Array, ...]) -> Array:
     """The same with NumPy."""
-    y = x.copy()
+    y: Array = np.array(x)
     combine = SCATTERS[node.attrs["reduction"]]
     if combine is None:
         y[places] = updates

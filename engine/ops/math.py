@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -339,7 +339,7 @@ class Gemm(Op):
 # ---------------------------------------------------------------------- reductions and normalisations
 
 
-def bounds_of(dtype: np.dtype[np.generic]) -> tuple[float, float]:
+def bounds_of(dtype: np.dtype[Any]) -> tuple[float, float]:
     """The least and the largest value of a type: what the extremes of nothing are."""
     if dtype.kind in "iu":
         return np.iinfo(dtype).min, np.iinfo(dtype).max

@@ -95,7 +95,8 @@ class ConvTranspose(Op):
         assert x is not None and w is not None
         stuffing = ConvTranspose._stuffing(node, x, w)
         y = np.zeros(ConvTranspose._long(x, stuffing), x.dtype)
-        y[(..., *(slice(None, None, s.step) for s in stuffing))] = x
+        inside: Any = (..., *(slice(None, None, s.step) for s in stuffing))
+        y[inside] = x
         for axis, s in enumerate(stuffing, start=2):
             y = np.take(y, range(max(-s.before, 0), y.shape[axis] - max(-s.after, 0)), axis)
         y = np.pad(y, [(0, 0), (0, 0), *((max(s.before, 0), max(s.after, 0)) for s in stuffing)])

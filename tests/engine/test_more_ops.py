@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import importlib
 import warnings
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import onnx
 import pytest
-from onnx import numpy_helper
+from onnx import helper, numpy_helper
 
 import gatestep
 
@@ -97,3 +98,244 @@ def test_node_case_of_constants(case: Any) -> None:
             numpy_helper.from_array(array(value), name) for name, value in zip(names, inputs, strict=False)
         )
         check(case, model, {}, outputs)
+
+
+# ---------------------------------------------------------------------- frames, one at a time or none at all
+
+
+def arg(n: Any, y: str, axis: int, keepdims: bool) -> str:
+    return str(n("ArgMax", y, axis=axis, keepdims=keepdims, select_last_index=False))
+
+
+#: What sees the features of one frame alone, from y of shape (T, B, 6).
+WITHIN: dict[str, Callable[[Any, str], str]] = {
+    "compare": lambda n, y: n("Where", n("Greater", y, 0.0), y, n("Neg", y)),
+    "logic": lambda n, y: n("Where", n("Xor", n("Less", y, 0.1), n("Not", n("IsNaN", y))), y, np.arange(6.0)),
+    "mod": lambda n, y: n("Mod", n("Sin", y), 0.3, fmod=True),
+    "argmax": lambda n, y: n("Cast", arg(n, y, -1, False), to=np.dtype("f4")),
+    "topk": lambda n, y: n("TopK", y, np.array([2]), out=2, axis=-1, largest=True)[0],
+    "places": lambda n, y: n("Cast", n("TopK", y, np.array([6]), out=2, axis=-1, largest=False)[1], to=np.dtype("f4")),
+    "cumsum": lambda n, y: n("CumSum", y, np.array(2), exclusive=True, reverse=True),
+    "gather": lambda n, y: n("GatherElements", y, arg(n, y, -1, True), axis=-1),
+    "gathernd": lambda n, y: n("GatherND", y, arg(n, y, -1, True), batch_dims=2),
+    "table": lambda n, y: n("GatherND", np.arange(12.0).reshape(6, 2), arg(n, y, -1, True), batch_dims=0),
+    "scatter": lambda n, y: n(
+        "ScatterElements", y, arg(n, y, -1, True), n("ReduceMin", y, [2]), axis=2, reduction="add"
+    ),
+    "onehot": lambda n, y: n("OneHot", arg(n, y, -1, False), np.array(6), np.array([-1.0, 1.0]), axis=-1),
+    "einsum": lambda n, y: n("Einsum", y, n.weights(6, 5), equation="tbi,io->tbo"),
+    "square": lambda n, y: n("Einsum", y, y, equation="tbi,tbj->tbij"),
+    "dot": lambda n, y: n("Einsum", y, y, equation="...i,...i"),
+    "rms": lambda n, y: n("RMSNormalization", y, n.weights(6), axis=-1, epsilon=1e-5),
+    "convolution": lambda n, y: n(
+        "Transpose",
+        n("ConvTranspose", n("Unsqueeze", y, [1]), n.weights(1, 2, 1, 3), **{**CONVOLUTION, "strides": (1, 2)}),
+        perm=(0, 2, 1, 3),
+    ),
+    "crop": lambda n, y: n("CenterCropPad", y, np.array([9]), axes=(2,)),
+    "integers": lambda n, y: n("Cast", n("ReduceMax", n("Cast", y, to=np.dtype("i4")), [2]), to=np.dtype("f4")),
+}
+CONVOLUTION = {
+    **dict.fromkeys(("dilations", "kernel_shape", "output_padding", "output_shape", "pads", "strides")),
+    "auto_pad": "NOTSET",
+    "group": 1,
+}
+
+
+def ramp(n: Any, y: str) -> str:
+    steps = n("Gather", n("Shape", y, start=0, end=None), np.array(0), axis=0)
+    return str(n("Unsqueeze", n("Cast", n("Range", np.array(0), steps, np.array(1)), to=np.dtype("f4")), [1, 2]))
+
+
+def zeros(n: Any, y: str, count: int) -> str:
+    """Indices of shape (T, B, count), all 0."""
+    return str(n("Cast", n("Einsum", y, np.zeros((6, count)), equation="tbi,ic->tbc"), to=np.dtype("i8")))
+
+
+#: What needs other frames than the present one, and the node that stream() names.
+ACROSS: dict[str, tuple[str, Callable[[Any, str], str]]] = {
+    "compare": ("Greater", lambda n, y: n("Where", n("Greater", y, ramp(n, y)), y, 0.0)),
+    "where": ("Where", lambda n, y: n("Where", n("Greater", y, 0.0), y, ramp(n, y))),
+    "argmax": ("ArgMax", lambda n, y: n("Mul", y, n("Cast", arg(n, y, 0, True), to=np.dtype("f4")))),
+    "topk": ("TopK", lambda n, y: n("Mul", y, n("TopK", y, np.array([1]), out=2, axis=0, largest=True)[0])),
+    "cumsum": ("CumSum", lambda n, y: n("CumSum", y, np.array(0), exclusive=False, reverse=False)),
+    "gather": ("GatherElements", lambda n, y: n("GatherElements", y, zeros(n, y, 6), axis=0)),
+    "gathernd": ("GatherND", lambda n, y: n("Mul", y, n("GatherND", y, np.array([[0]]), batch_dims=0))),
+    "scatter": (
+        "ScatterND",
+        lambda n, y: n("ScatterND", y, zeros(n, y, 3), n("ReduceMax", y, [2], keepdims=0), reduction="none"),
+    ),
+    "elements": ("ScatterElements", lambda n, y: n("ScatterElements", y, zeros(n, y, 6), y, axis=0, reduction="none")),
+    "einsum": ("Einsum", lambda n, y: n("Einsum", y, y, y, equation="tbi,tbj,sbj->sbi")),
+    "convolution": (
+        "ConvTranspose",
+        lambda n, y: n("ConvTranspose", n("Transpose", y, perm=(1, 2, 0)), n.weights(6, 2, 3), **CONVOLUTION),
+    ),
+    "triangle": ("Trilu", lambda n, y: n("Trilu", n("Transpose", y, perm=(1, 0, 2)), upper=True)),
+    "crop": ("CenterCropPad", lambda n, y: n("CenterCropPad", y, np.array([3]), axes=(0,))),
+}
+
+
+@pytest.mark.parametrize("kind", WITHIN)
+def test_what_sees_one_frame_streams(net: Any, kind: str) -> None:
+    n = net()
+    y = n.layer("LSTM", n.input("x", "T", "B", 4), 4, 6)
+    n.output(WITHIN[kind](n, y))
+    x = n.rng.standard_normal((9, 3, 4)).astype("f4")
+    (expected,) = n.evaluate({"x": x}).values()
+    model = n.model()
+    np.testing.assert_allclose(model(x), expected, rtol=1e-4, atol=1e-5)
+    stream = model.stream(3)
+    np.testing.assert_allclose(np.stack([stream.step(frame) for frame in x]), expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", ACROSS)
+def test_what_needs_other_frames_runs_but_does_not_stream(net: Any, kind: str) -> None:
+    op, build = ACROSS[kind]
+    n = net()
+    y = n.layer("LSTM", n.input("x", "T", "B", 4), 4, 6)
+    n.output(build(n, y))
+    x = n.rng.standard_normal((9, 3, 4)).astype("f4")
+    (expected,) = n.evaluate({"x": x}).values()
+    model = n.model()
+    np.testing.assert_allclose(model(x), expected, rtol=1e-4, atol=1e-5)
+    with pytest.raises(gatestep.UnsupportedModelError, match=op):
+        model.stream(3)
+
+
+def test_sequences_turned_round_do_not_stream(net: Any) -> None:
+    n = net()
+    y = n.layer("LSTM", n.input("x", "T", "B", 4), 4, 6)
+    n.output(n("ReverseSequence", y, n.input("ends", "B", dtype=np.int64), batch_axis=1, time_axis=0))
+    feeds = {"x": n.rng.standard_normal((9, 3, 4)).astype("f4"), "ends": np.array([9, 0, 5])}
+    (expected,) = n.evaluate(feeds).values()
+    model = n.model()
+    np.testing.assert_allclose(*model(feeds).values(), expected, rtol=1e-4, atol=1e-5)
+    with pytest.raises(gatestep.ShapeError, match="ReverseSequence"):
+        model({**feeds, "ends": np.array([9, 10, 5])})
+    with pytest.raises(gatestep.UnsupportedModelError, match="ReverseSequence"):
+        model.stream(3)
+
+
+# ---------------------------------------------------------------------- numbers that are none, places that are not
+
+
+@pytest.mark.parametrize("largest", [True, False])
+@pytest.mark.parametrize("dtype", [np.float32, np.int64])
+def test_ranks_with_ties_and_nans(net: Any, largest: bool, dtype: Any) -> None:
+    rng = np.random.default_rng(3)
+    x = rng.integers(-3, 4, (7, 40)).astype(dtype)
+    if dtype == np.float32:
+        x[rng.random(x.shape) < 0.1] = np.nan
+    for count in (0, 1, 7, 40):
+        n = net()
+        best, places = n("TopK", n.input("x", 7, 40, dtype=dtype), np.array([count]), out=2, axis=-1, largest=largest)
+        n.output(best, dtype=dtype).output(places, dtype=np.int64)
+        for op in ("ArgMax", "ArgMin"):
+            for last in (False, True):
+                found = n(op, "x", axis=1, keepdims=False, select_last_index=last)
+                n.output(found, dtype=np.int64)
+        got = n.model()({"x": x})
+        for name, expected in n.evaluate({"x": x}).items():
+            np.testing.assert_array_equal(got[name], expected)
+
+
+@pytest.mark.parametrize("op", ["GatherElements", "ScatterElements", "GatherND", "ScatterND"])
+@pytest.mark.parametrize("bad", [3, -4, 2**62, -(2**63)])
+def test_an_index_outside_is_an_error_that_names_the_node(net: Any, op: str, bad: int) -> None:
+    n = net()
+    x, places = n.input("x", 3, 2), n.input("i", 2, 1, dtype=np.int64)
+    updates = {"ScatterElements": n.weights(2, 1), "ScatterND": n.weights(2, 2)}
+    attrs = {"GatherND": {"batch_dims": 0}, "ScatterND": {"reduction": "none"}}
+    rest = [updates[op]] if op in updates else []
+    n.output(n(op, x, places, *rest, name="pick", **attrs.get(op, {"axis": 0, "reduction": "none"})))
+    model = n.model()
+    feeds = {"x": n.weights(3, 2), "i": np.array([[2], [-3]])}
+    (expected,) = n.evaluate(feeds).values()
+    np.testing.assert_allclose(*model(feeds).values(), expected, rtol=1e-6)
+    with pytest.raises(gatestep.ShapeError, match="pick"):
+        model({**feeds, "i": np.array([[0], [bad]])})
+
+
+def onnx_model(node: onnx.NodeProto, shape: Any, constants: dict[str, np.ndarray]) -> onnx.ModelProto:
+    """A model of one node over a float `x`."""
+    graph = helper.make_graph(
+        [node],
+        "g",
+        [helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, shape)],
+        [helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, None)],
+        [numpy_helper.from_array(value, name) for name, value in constants.items()],
+    )
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
+
+
+@pytest.mark.parametrize("keepdims", [0, 1])
+def test_log_sum_exp_does_not_overflow(keepdims: int) -> None:
+    x = np.array([[1e30, 3e38], [-1e30, -3e38], [np.inf, 0], [-np.inf, -np.inf], [-np.inf, 2], [200, 200]], "f4")
+    node = helper.make_node("ReduceLogSumExp", ["x", "axes"], ["y"], keepdims=keepdims)
+    got = gatestep.load(onnx_model(node, ["N", 2], {"axes": np.array([1])}))(x)
+    expected = np.logaddexp.reduce(x.astype("f8"), axis=1, keepdims=bool(keepdims))
+    np.testing.assert_allclose(got, expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize(("p", "expected"), [(1, [[0, 0], [0.25, -0.75]]), (2, [[0, 0], [0.316228, -0.948683]])])
+def test_what_is_all_zero_has_a_norm_to_divide_by(p: int, expected: list[list[float]]) -> None:
+    model = gatestep.load(onnx_model(helper.make_node("LpNormalization", ["x"], ["y"], p=p), ["N", 2], {}))
+    np.testing.assert_allclose(model(np.array([[0, 0], [1, -3]], "f4")), expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize("groups", [1, 2])
+@pytest.mark.parametrize("spatial", [(7,), (4, 5)])
+@pytest.mark.parametrize("auto", ["NOTSET", "SAME_UPPER", "SAME_LOWER", "VALID"])
+def test_transposed_convolution(groups: int, spatial: tuple[int, ...], auto: str) -> None:
+    runtime = pytest.importorskip("onnxruntime")
+    rng, rank = np.random.default_rng(5), len(spatial)
+    x = rng.standard_normal((2, 4, *spatial)).astype("f4")
+    constants = {"w": rng.standard_normal((4, 3, *(3, 2)[:rank])).astype("f4"), "b": rng.standard_normal(3 * groups)}
+    constants["b"] = constants["b"].astype("f4")
+    options: dict[str, Any] = {"strides": [2, 3][:rank], "dilations": [1, 2][:rank], "group": groups, "auto_pad": auto}
+    if auto == "NOTSET":
+        options |= {"pads": [1, 0, 3, 2][: 2 * rank], "output_padding": [1, 2][:rank]}
+    model = onnx_model(helper.make_node("ConvTranspose", ["x", "w", "b"], ["y"], **options), x.shape, constants)
+    session = runtime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    (expected,) = session.run(None, {"x": x})
+    np.testing.assert_allclose(gatestep.load(model)(x), expected, rtol=1e-4, atol=1e-5, strict=True)
+
+
+EQUATIONS = {
+    "bij,bjk->bik": [(2, 3, 4), (2, 4, 5)],
+    "bhij,bhkj->bhik": [(2, 2, 3, 4), (2, 2, 5, 4)],
+    "ij,jk,kl->il": [(2, 3), (3, 4), (4, 5)],
+    "ijk,kl->jil": [(2, 3, 4), (4, 5)],
+    "ijk,jkl->il": [(2, 3, 4), (3, 4, 5)],
+    "kji,jkl->li": [(3, 4, 2), (4, 3, 5)],
+    "i,j->ji": [(3,), (4,)],
+    "ii->i": [(4, 4)],
+    "iij,jk->k": [(3, 3, 4), (4, 2)],
+    "...ij,...jk->...ik": [(2, 3, 4), (2, 4, 5)],
+    "...,...": [(2, 3), (2, 3)],
+    "b...i,oi->b...o": [(2, 3, 5, 4), (6, 4)],
+    "ab,cd->": [(2, 3), (4, 5)],
+    " a b -> b a ": [(2, 3)],
+    "abc": [(2, 3, 4)],
+}
+
+
+@pytest.mark.parametrize("equation", EQUATIONS)
+@pytest.mark.parametrize("known", [(), (0,), (1,)])
+def test_sums_over_named_axes(net: Any, equation: str, known: tuple[int, ...]) -> None:
+    n = net()
+    arrays = [n.weights(*shape) for shape in EQUATIONS[equation]]
+    names = [a if k in known and len(arrays) > 1 else n.input(f"x{k}", *a.shape) for k, a in enumerate(arrays)]
+    feeds = {name: a for name, a in zip(names, arrays, strict=True) if isinstance(name, str)}
+    n.output(n("Einsum", *names, equation=equation))
+    (got,) = n.model()(feeds).values()
+    np.testing.assert_allclose(got, np.einsum(equation.replace(" ", ""), *arrays), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("equation", ["ij,jk->ijl", "ij->ii", "ij,jk,kl->il", "i,jk->ik", "i1,1k->ik", "ij,ik->jk"])
+def test_an_equation_that_does_not_fit_is_an_error_that_names_the_node(net: Any, equation: str) -> None:
+    n = net()
+    n.output(n("Einsum", n.input("a", 2, 3), n.input("b", 3, 4), equation=equation, name="sum"))
+    with pytest.raises(gatestep.ShapeError, match="sum"):
+        n.model()({"a": n.weights(2, 3), "b": n.weights(3, 4)})
