@@ -23,8 +23,10 @@ from .keras_cells import dense, recurrent
 
 __all__ = ["is_json", "read_json"]
 
-#: Parsed, a file takes up to twenty times its size. Models that run sample by sample have a hundred thousand weights.
-MAX_BYTES = 1 << 26
+#: Parsed, a number takes up to ten times its size, a list or a name thirty times. Models that run sample by sample have
+#: a hundred thousand weights.
+MAX_BYTES = 1 << 25
+MAX_MARKS = 1 << 20
 MAX_SIZE = 1 << 20
 MAX_LAYERS = 1 << 10
 MAX_NDIM = 4
@@ -88,6 +90,10 @@ def _parse(source: Source, name: str) -> dict[str, Any]:
     else:
         with open(source, "rb") as file:
             data = file.read(MAX_BYTES)
+    if sum(map(data.count, (b"[", b"{", b'"'))) > MAX_MARKS:
+        raise ModelFormatError(
+            f"{name}: JSON of more than {MAX_MARKS} lists, objects and names; weights need far fewer"
+        )
     try:
         # An integer of very many digits takes very long; a weight has fewer.
         root = json.loads(data, parse_int=lambda digits: int(digits) if len(digits) < 18 else float(digits))

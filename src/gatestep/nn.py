@@ -5,6 +5,10 @@
 
 `gatestep.load("weights.pt", spec=spec)` then finds the keys ``rnn.weight_ih_l0``, ``fc.weight`` and so on. A file that
 holds a single LSTM, GRU or RNN needs no spec.
+
+`Last` has no name in PyTorch: it is ``output[-1]``. Where a model takes and gives plain numbers, one a frame, its first
+layer is ``Unflatten(1, (-1, 1))`` and its last ``Flatten()``, as in PyTorch. ``LSTM(1, 3, initial=("h0", "c0"))``
+begins at states that were learned, which lie in the file under these keys.
 """
 
 from gatestep.engine.compositions import Concat, Residual, Sequential

@@ -336,7 +336,9 @@ def test_json_made_to_harm(data) -> None:
 
 def test_a_file_too_large() -> None:
     with pytest.raises(UnsupportedModelError, match="largest that is read"):
-        read_json(b"{" + bytes(1 << 26))
+        read_json(b"{" + bytes(1 << 25))
+    with pytest.raises(ModelFormatError, match="lists, objects and names"):
+        read_json(b'{"a": [' + b"[]," * (1 << 20) + b"[]]}")
 
 
 def test_mutations() -> None:

@@ -110,6 +110,15 @@ def test_other_kinds_are_named(data, match) -> None:
         read_weights(data)
 
 
+def test_keras_archives_are_named() -> None:
+    stream = io.BytesIO()
+    with zipfile.ZipFile(stream, "w") as file:
+        for name in ("metadata.json", "config.json", "model.weights.h5"):
+            file.writestr(name, "{}")
+    with pytest.raises(UnsupportedModelError, match="archive of Keras"):
+        read_weights(stream.getvalue())
+
+
 def test_no_kind_at_all() -> None:
     for data in (b"hello there, this is text", b"\x08\x07\x12\x07pytorch"):
         assert not is_weights(data)
