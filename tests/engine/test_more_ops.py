@@ -339,3 +339,54 @@ def test_an_equation_that_does_not_fit_is_an_error_that_names_the_node(net: Any,
     n.output(n("Einsum", n.input("a", 2, 3), n.input("b", 3, 4), equation=equation, name="sum"))
     with pytest.raises(gatestep.ShapeError, match="sum"):
         n.model()({"a": n.weights(2, 3), "b": n.weights(3, 4)})
+
+
+# ---------------------------------------------------------------------- older operator sets
+
+FLOAT, INT = onnx.TensorProto.FLOAT, onnx.TensorProto.INT64
+#: Operator set, operator, attributes, shape of `x`, other inputs, types of the outputs.
+OLDER: list[tuple[int, str, dict[str, Any], tuple[int, ...], list[np.ndarray], tuple[int, ...]]] = [
+    (7, "ArgMax", {"axis": 1}, (3, 5), [], (INT,)),
+    (11, "ArgMin", {"axis": -1, "keepdims": 0}, (3, 5), [], (INT,)),
+    (7, "TopK", {"k": 2}, (3, 5), [], (FLOAT, INT)),
+    (10, "TopK", {"axis": 0}, (3, 5), [np.array([2])], (FLOAT, INT)),
+    (11, "TopK", {"largest": 0}, (3, 5), [np.array([3])], (FLOAT, INT)),
+    (7, "ReduceL1", {"axes": [1]}, (3, 5), [], (FLOAT,)),
+    (13, "ReduceLogSum", {"axes": [-1], "keepdims": 0}, (3, 5), [], (FLOAT,)),
+    (7, "ReduceLogSumExp", {}, (3, 5), [], (FLOAT,)),
+    (9, "Scatter", {"axis": 1}, (2, 4), [np.array([[1, 3], [0, 2]]), np.ones((2, 2), "f4")], (FLOAT,)),
+    (11, "ScatterElements", {}, (2, 4), [np.array([[1, -1]]), np.ones((1, 2), "f4")], (FLOAT,)),
+    (11, "ScatterND", {}, (4, 2), [np.array([[1], [3]]), np.ones((2, 2), "f4")], (FLOAT,)),
+    (11, "GatherND", {}, (4, 2), [np.array([[1, 1], [3, 0]])], (FLOAT,)),
+    (9, "OneHot", {}, (4,), [np.array(3.0, "f4"), np.array([0.0, 2.0], "f4")], (FLOAT,)),
+    (7, "ConvTranspose", {"strides": [2]}, (1, 2, 5), [np.ones((2, 3, 4), "f4")], (FLOAT,)),
+    (18, "GroupNormalization", {"num_groups": 2}, (2, 6, 4), [np.array([1.0, 2.0], "f4"), np.ones(2, "f4")], (FLOAT,)),
+    (21, "GroupNormalization", {"num_groups": 2}, (2, 6, 4), [np.arange(6, dtype="f4"), np.ones(6, "f4")], (FLOAT,)),
+    (9, "MeanVarianceNormalization", {}, (2, 3, 4, 5), [], (FLOAT,)),
+    (7, "LpNormalization", {"p": 1, "axis": 0}, (3, 5), [], (FLOAT,)),
+    (7, "Less", {}, (3, 5), [np.zeros((5,), "f4")], (onnx.TensorProto.BOOL,)),
+    (12, "GreaterOrEqual", {}, (3, 5), [np.zeros((3, 1), "f4")], (onnx.TensorProto.BOOL,)),
+    (10, "Mod", {"fmod": 1}, (3, 5), [np.array(0.75, "f4")], (FLOAT,)),
+    (10, "ReverseSequence", {"time_axis": 1, "batch_axis": 0}, (3, 5), [np.array([1, 5, 3])], (FLOAT,)),
+]
+
+
+@pytest.mark.parametrize("case", OLDER, ids=lambda case: f"{case[1]}-{case[0]}")
+def test_older_operator_sets_as_onnxruntime_has_them(case: Any) -> None:
+    runtime = pytest.importorskip("onnxruntime")
+    version, op, attrs, shape, others, kinds = case
+    rest = {f"c{k}": value for k, value in enumerate(others)}
+    outs = [f"y{k}" for k in range(len(kinds))]
+    graph = helper.make_graph(
+        [helper.make_node(op, ["x", *rest], outs, **attrs)],
+        "g",
+        [helper.make_tensor_value_info("x", FLOAT, shape)],
+        [helper.make_tensor_value_info(name, kind, None) for name, kind in zip(outs, kinds, strict=True)],
+        [numpy_helper.from_array(value, name) for name, value in rest.items()],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", version)], ir_version=8)
+    x = np.random.default_rng(1).uniform(0.1, 2, shape).astype("f4")
+    session = runtime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    results = gatestep.load(model)({"x": x})
+    for got, expected in zip(results.values(), session.run(None, {"x": x}), strict=True):
+        np.testing.assert_allclose(got, expected, rtol=1e-5, atol=1e-5, strict=True)
