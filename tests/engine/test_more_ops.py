@@ -358,7 +358,6 @@ OLDER: list[tuple[int, str, dict[str, Any], tuple[int, ...], list[np.ndarray], t
     (11, "ScatterElements", {}, (2, 4), [np.array([[1, -1]]), np.ones((1, 2), "f4")], (FLOAT,)),
     (11, "ScatterND", {}, (4, 2), [np.array([[1], [3]]), np.ones((2, 2), "f4")], (FLOAT,)),
     (11, "GatherND", {}, (4, 2), [np.array([[1, 1], [3, 0]])], (FLOAT,)),
-    (9, "OneHot", {}, (4,), [np.array(3.0, "f4"), np.array([0.0, 2.0], "f4")], (FLOAT,)),
     (7, "ConvTranspose", {"strides": [2]}, (1, 2, 5), [np.ones((2, 3, 4), "f4")], (FLOAT,)),
     (18, "GroupNormalization", {"num_groups": 2}, (2, 6, 4), [np.array([1.0, 2.0], "f4"), np.ones(2, "f4")], (FLOAT,)),
     (21, "GroupNormalization", {"num_groups": 2}, (2, 6, 4), [np.arange(6, dtype="f4"), np.ones(6, "f4")], (FLOAT,)),
