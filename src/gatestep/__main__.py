@@ -29,6 +29,8 @@ __all__ = ["main"]
 #: Exit codes: what the caller typed is wrong; the model or the data are.
 USAGE, FAILED, INTERRUPTED = 2, 1, 130
 
+MODEL_HELP = "an .onnx file, a weight file of a single LSTM, GRU or RNN, or a .nam"
+
 RUN_HELP = """\
 Run a model over a recording, frame by frame, and say how fast it went.
 
@@ -76,7 +78,7 @@ def parser() -> argparse.ArgumentParser:
     run = commands.add_parser(
         "run", help="run a model over a recording", description=RUN_HELP, epilog=RUN_EPILOG, formatter_class=raw
     )
-    run.add_argument("model", metavar="MODEL", help="an .onnx file, or a weight file of a single LSTM, GRU or RNN")
+    run.add_argument("model", metavar="MODEL", help=MODEL_HELP)
     run.add_argument("input", metavar="INPUT", type=Path, help="the recording: .npy, .npz, .csv or .wav")
     run.add_argument(
         "-o",
@@ -96,7 +98,7 @@ def parser() -> argparse.ArgumentParser:
     add_model_options(run)
 
     inspect = commands.add_parser("inspect", help="say what a model is", description="Say what a model is.")
-    inspect.add_argument("model", metavar="MODEL", help="an .onnx file, or a weight file of a single LSTM, GRU or RNN")
+    inspect.add_argument("model", metavar="MODEL", help=MODEL_HELP)
     add_model_options(inspect)
     return top
 
