@@ -12,11 +12,12 @@ import numpy as np
 from ..kernels import pack
 from .errors import ShapeError
 from .graph import Node, Port
+from .layout import arranged, lowered, place_shapes
 from .lowering import Lowering
 from .program import Program, finish, memory_map
 from .states import Slot, trace
-from .streaming import arranged, lowered, place_shapes, walk
 from .values import Buffer, View
+from .walk import walk
 
 if TYPE_CHECKING:
     from .model import Model

@@ -1,0 +1,113 @@
+"""One walk over a graph with sizes for its free dimensions that nothing else has, and a tag on every axis.
+
+What is found about time, batch, states and cells is read off such walks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+import numpy as np
+
+from .errors import UnsupportedModelError
+from .graph import Graph
+from .lowering import BATCH, Lowering
+from .values import Buffer, Merged, Tag, View
+
+__all__ = ["axis_of", "axis_tag", "is_in", "port_shapes", "tagged", "tags_of", "unused", "walk"]
+
+#: Sizes for free dimensions during the walk: primes, so that no reshape can take one for something else.
+PRIMES = (53, 61, 67, 71, 73, 79, 83, 89, 97, 101, 103, 107, 109, 113, 127, 131, 137, 139, 149, 151, 157, 163, 167, 173)
+
+
+def port_shapes(graph: Graph, fixed: Mapping[tuple[str, int], int]) -> dict[str, tuple[int, ...]]:
+    """Concrete shapes of all inputs: the file's sizes, primes for free ones, `fixed` for the axes that it names."""
+    symbols: dict[str, int] = {}
+    spare = iter(unused(graph)[:-2])
+    shapes = {}
+    for port in graph.inputs:
+        if port.shape is None:
+            raise UnsupportedModelError(
+                f"input {port.name!r} has no declared shape", source=graph.source, hint="Declare its axes in the file"
+            )
+        shape = []
+        for axis, dim in enumerate(port.shape):
+            if (port.name, axis) in fixed:
+                size = fixed[port.name, axis]
+            elif isinstance(dim, int):
+                size = dim
+            elif dim is None:
+                size = take(spare, graph)
+            else:
+                size = symbols[dim] if dim in symbols else symbols.setdefault(dim, take(spare, graph))
+            shape.append(size)
+        shapes[port.name] = tuple(shape)
+    return shapes
+
+
+def unused(graph: Graph) -> list[int]:
+    """Primes that are no size in the file. The last two are for time and batch."""
+    sizes = {n for array in graph.constants.values() for n in array.shape}
+    for array in graph.constants.values():
+        if array.dtype.kind in "iu" and array.size < 64:  # shapes, bounds, indices and what is one off
+            sizes.update(int(n) + d for n in array.reshape(-1) for d in (-1, 0, 1))
+    sizes.update(n for port in graph.inputs for n in port.shape or () if isinstance(n, int))
+    return [n for n in PRIMES if n not in sizes]
+
+
+def take(spare: Iterator[int], graph: Graph) -> int:
+    """The next size that nothing else has."""
+    try:
+        return next(spare)
+    except StopIteration:
+        raise UnsupportedModelError("too many free dimensions", source=graph.source) from None
+
+
+def axis_tag(name: str, axis: int) -> str:
+    """The tag of an axis of an input."""
+    return f"{name}\0{axis}"
+
+
+def is_in(tag: Tag, what: str) -> bool:
+    """Whether a resolved tag is `what`, or merged from it."""
+    return any(is_in(part, what) for part, _ in tag.parts) if isinstance(tag, Merged) else tag == what
+
+
+def walk(
+    graph: Graph,
+    real: np.dtype[Any],
+    shapes: Mapping[str, tuple[int, ...]],
+    outputs: Iterable[str] | None = None,
+    squeezed: Mapping[str, tuple[int, ...]] | None = None,
+) -> Lowering:
+    """Lower the graph, or what `outputs` need of it, for these shapes, with tags on every axis."""
+    ctx = Lowering(graph, real, carry=True, squeezed=dict(squeezed or {}))
+    for port in graph.inputs:
+        default = graph.defaults.get(port.name)
+        if default is not None:
+            ctx.values[port.name] = default
+            continue
+        dtype = real if port.dtype.kind == "f" else port.dtype
+        shape = shapes[port.name]
+        buffer = Buffer("input", dtype, int(np.prod(shape)), name=port.name)
+        ctx.values[port.name] = View.whole(buffer, shape, tuple(axis_tag(port.name, k) for k in range(len(shape))))
+    ctx.run([port.name for port in graph.outputs] if outputs is None else outputs)
+    return ctx
+
+
+def axis_of(ctx: Lowering, tags: tuple[Tag, ...], what: str) -> int | None:
+    """The first axis whose tag is `what`."""
+    return next((k for k, tag in enumerate(tags) if ctx.root(tag) == what), None)
+
+
+def tagged(ctx: Lowering, batch: Mapping[str, int | None]) -> None:
+    """Say which axes of the inputs are the batch."""
+    for name, axis in batch.items():
+        if axis is not None:
+            ctx.unify(axis_tag(name, axis), BATCH)
+
+
+def tags_of(ctx: Lowering, name: str) -> tuple[Tag, ...]:
+    value = ctx.values[name]
+    return value.tags if isinstance(value, View) else (None,) * value.ndim
