@@ -20,64 +20,21 @@ import numpy as np
 
 from .affine import Affine, Known, lead
 from .errors import GatestepError
+from .fusing import Cell, rewritten
 from .graph import Graph, Node
 from .lowering import TIME, Lowering, NeedsValue, ancestors
 from .ops import OPS
-from .ops.recurrent import GATES, STANDARD
 from .states import stem
-from .streaming import port_shapes, walk
 from .values import View
+from .walk import port_shapes, walk
 
 __all__ = ["recognised"]
 
-#: Sums with more terms than this are no state equation.
-MOST_TERMS = 8
+ARITHMETIC = frozenset(("Add", "Sub", "Mul", "Neg"))
+#: Sums with more terms than this, or longer ones, are no state equation.
+MOST_TERMS, MOST_FACTORS = 8, 4
 #: A sum of products: how often each product of values occurs.
 Products = dict[tuple[str, ...], float]
-
-
-@dataclass(frozen=True)
-class Cell:
-    """One step of a cell, as the values of the graph that it explains.
-
-    Attributes
-    ----------
-    op : str
-        ``LSTM``, ``GRU`` or ``RNN``.
-    gates : tuple of Affine
-        What goes into each gate, in our order.
-    state : str
-        h before the step.
-    result : str
-        h after the step.
-    inner : Affine, optional
-        The part of a GRU's last gate that is multiplied by the reset gate; without, h is multiplied before the product.
-    carry, carried : str
-        An LSTM's c, before and after.
-    projection : numpy.ndarray, optional
-        ``(P, H)``.
-    activation : str
-        Of an RNN.
-    names : tuple of str
-        Values inside the cell, to call it by what their nodes have in common.
-    """
-
-    op: str
-    gates: tuple[Affine, ...]
-    state: str
-    result: str
-    inner: Affine | None = None
-    carry: str = ""
-    carried: str = ""
-    projection: np.ndarray | None = None
-    activation: str = ""
-    names: tuple[str, ...] = ()
-
-    @property
-    def inputs(self) -> tuple[str, ...]:
-        """The values that make up x."""
-        found = dict.fromkeys(name for gate in self.gates for name in gate.terms)
-        return tuple(name for name in found if name != self.state)
 
 
 def recognised(graph: Graph, real: np.dtype[Any], states: Mapping[str, str] | None = None) -> Graph:
@@ -118,6 +75,7 @@ class Search:
     states: Mapping[str, str]
     cells: list[Cell] = field(default_factory=list)
     owners: dict[str, Cell] = field(default_factory=dict)
+    products: dict[str, Products] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.known = Known(self.graph, self.ctx.values)
@@ -126,16 +84,17 @@ class Search:
     def look(self, node: Node) -> None:
         """Take the first reading of `node` as the new state of a cell that explains everything."""
         readings: Iterable[Cell] = ()
-        if node.op == "Add":
-            readings = itertools.chain(self.lstms(node), self.grus(node))
-        elif node.op == "Sub":
-            readings = self.grus(node)
+        products = self.multiplied(node) if node.op in ARITHMETIC else {}
+        if node.op in ("Add", "Sub"):
+            readings = itertools.chain(self.lstms(node) if node.op == "Add" else (), self.grus(node, products))
         elif node.op in ("Tanh", "Relu"):
             readings = self.rnns(node)
         found = next((cell for cell in readings if self.fits(cell)), None)
         if found is not None:
             self.cells.append(found)
             self.owners.update((name, found) for name in (found.result, found.carried) if name)
+        if node.op in ARITHMETIC:
+            self.keep(node.outputs[0], products)
 
     # ------------------------------------------------------------------ the equations of each cell
     def factors(self, name: str, op: str) -> Iterator[tuple[str, str]]:
@@ -183,11 +142,10 @@ class Search:
             if out is not None and [*out.terms] == [cell.result] and not out.bias.any():
                 yield replace(cell, result=node.outputs[0], projection=out.terms[cell.result].T)
 
-    def grus(self, node: Node) -> Iterator[Cell]:
+    def grus(self, node: Node, products: Products) -> Iterator[Cell]:
         """h' = (1 - z) * n + z * h, or the same with 1 - z for z."""
         after = node.outputs[0]
-        products = self.products(after)
-        if products is None or len(products) != 3:
+        if len(products) != 3:
             return
         for n, z, h in itertools.permutations({name for product in products for name in product}, 3):
             if self.known.op(n) == "Tanh" and self.known.op(z) == "Sigmoid":
@@ -250,20 +208,10 @@ class Search:
         flip = -1.0 if node.op == "Sub" else 1.0
         return first + [(flip * sign, value) for sign, value in second]
 
-    def products(self, name: str, depth: int = 0) -> Products | None:
-        """The value multiplied out, as far as it is arithmetic that nothing dense takes."""
-        node, value = self.known.made.get(name), self.known.values[name]
-        fixed = name in self.known.fixed and isinstance(value, np.ndarray) and value.size
-        if fixed and (value == value.flat[0]).all():  # type: ignore[union-attr]
-            return {(): float(value.flat[0])}  # type: ignore[union-attr]
-        arithmetic = node is not None and node.op in ("Add", "Sub", "Mul", "Neg")
-        dense = any(taker.op in ("MatMul", "Gemm", "Concat") for taker in self.known.takers.get(name, []))
-        if node is None or not arithmetic or (depth and (dense or name in self.owners)):
-            return {(name,): 1.0}
-        parts = [self.products(k, depth + 1) for k in node.inputs] if depth < MOST_TERMS else [None]
-        if any(part is None for part in parts):
-            return None
-        first, second = (parts[0] or {}), (parts[-1] or {})
+    def multiplied(self, node: Node) -> Products:
+        """The arithmetic of `node`, multiplied out."""
+        parts = [self.product(name) for name in node.inputs]
+        first, second = parts[0], parts[-1]
         result: Products = {}
         if node.op == "Mul":
             for (a, m), (b, n) in itertools.product(first.items(), second.items()):
@@ -272,12 +220,26 @@ class Search:
         elif node.op == "Neg":
             result = {key: -m for key, m in first.items()}
         else:
-            flip = -1.0 if node.op == "Sub" else 1.0
             result = dict(first)
             for key, m in second.items():
-                result[key] = result.get(key, 0.0) + flip * m
-        result = {key: m for key, m in result.items() if m}
-        return result if len(result) <= MOST_TERMS else None
+                result[key] = result.get(key, 0.0) + (-m if node.op == "Sub" else m)
+        return {key: m for key, m in result.items() if m}
+
+    def product(self, name: str) -> Products:
+        """An operand, multiplied out if it is known to be arithmetic itself; a number, if it is one."""
+        if name not in self.products:
+            value = self.known.values[name]
+            number = name in self.known.fixed and isinstance(value, np.ndarray) and value.size
+            uniform = number and (value == value.flat[0]).all()  # type: ignore[union-attr]
+            self.products[name] = {(): float(value.flat[0])} if uniform else {(name,): 1.0}  # type: ignore[union-attr]
+        return self.products[name]
+
+    def keep(self, name: str, products: Products) -> None:
+        """Multiply this value out where it is an operand; but states, and what is dense, are values by themselves."""
+        dense = any(taker.op in ("MatMul", "Gemm", "Concat") for taker in self.known.takers.get(name, []))
+        large = len(products) > MOST_TERMS or max(map(len, products), default=0) > MOST_FACTORS
+        if not dense and not large and name not in self.owners:
+            self.products[name] = products
 
     # ------------------------------------------------------------------ which value is the state
     def state_of(self, cell: Cell, sources: Iterable[str]) -> str | None:
@@ -375,121 +337,3 @@ class Search:
 def pair(a: str, b: str) -> tuple[str, ...]:
     """A product of two values."""
     return tuple(sorted((a, b)))
-
-
-def rewritten(graph: Graph, known: Known, cells: Iterable[Cell]) -> Graph:
-    """The graph with these cells as recurrent operators, without what nothing asks for any more."""
-    new = Graph(graph.source, graph.inputs, graph.outputs, [], dict(graph.constants), graph.defaults, graph._fresh)
-    interned: dict[Any, str] = {}
-
-    def constant(array: np.ndarray) -> str:
-        """One constant for equal arrays: steps share their weights."""
-        key = (array.shape, array.dtype.str, array.tobytes())
-        if key not in interned:
-            interned[key] = new.constant(array)
-        return interned[key]
-
-    for cell in cells:
-        append(new, known, cell, constant)
-    replaced = {name for node in new.nodes for name in node.outputs}
-    for node in graph.nodes:
-        if replaced.isdisjoint(node.outputs):
-            new.nodes.append(node)
-    new.nodes = in_order(new)
-    used = {name for node in new.nodes for name in node.inputs} | {port.name for port in new.outputs}
-    new.constants = {name: array for name, array in new.constants.items() if name in used}
-    return new
-
-
-def append(new: Graph, known: Known, cell: Cell, constant: Any) -> None:
-    """Add the nodes of one cell."""
-    rows = lead(known.values[cell.result])
-    kept = next((k for k, size in enumerate(rows) if size != 1), 0)
-    ones = np.array([k for k in range(len(rows)) if k != kept], dtype=np.int64)
-    front = constant(np.array([0] if rows else [0, 1], dtype=np.int64))
-
-    def three(name: str) -> str:
-        """``(1, rows, width)``: the operator's axes."""
-        if ones.size:
-            (name,) = new.add("Squeeze", [name, constant(ones)])
-        return new.add("Unsqueeze", [name, front])[0]
-
-    def back(name: str, target: str) -> None:
-        """The value `target`, as the rest of the graph has it."""
-        if ones.size:
-            (name,) = new.add("Squeeze", [name, front])
-            new.add("Unsqueeze", [name, constant(ones)], [target])
-        else:
-            new.add("Squeeze", [name, front], [target])
-
-    def stacked(gate: Affine, names: Iterable[str]) -> np.ndarray:
-        sizes = {name: known.shape(name)[-1] for name in names}
-        blocks = [gate.terms[k].T if k in gate.terms else np.zeros((gate.width, n)) for k, n in sizes.items()]
-        return np.concatenate(blocks, axis=1)
-
-    real = known.values[cell.result].dtype
-    hidden, width = cell.gates[0].width, known.shape(cell.state)[-1]
-    w = np.concatenate([stacked(gate, cell.inputs) for gate in cell.gates])
-    recurrent = cell.gates if cell.inner is None else (*cell.gates[:-1], cell.inner)
-    r = np.concatenate([stacked(gate, [cell.state]) for gate in recurrent])
-    second = np.zeros((len(cell.gates), hidden))
-    if cell.inner is not None:
-        second[-1] = cell.inner.bias
-    b = np.concatenate([gate.bias for gate in cell.gates] + [second.reshape(-1)])
-    x = cell.inputs[0]
-    if len(cell.inputs) > 1:
-        (x,) = new.add("Concat", cell.inputs, axis=len(rows))
-    weights = [constant(np.ascontiguousarray(array[None], dtype=real)) for array in (w, r, b)]
-    inputs = [three(x), *weights, "", three(cell.state)]
-    attrs: dict[str, Any] = {"linear_before_reset": cell.inner is not None} if cell.op == "GRU" else {}
-    if cell.op == "LSTM":
-        attrs["coupled"] = ""
-        inputs.append(three(cell.carry))
-        if cell.projection is not None:
-            inputs += ["", constant(np.ascontiguousarray(cell.projection[None], dtype=real))]
-    names = [cell.activation] if cell.op == "RNN" else STANDARD[cell.op]
-    outputs = new.add(
-        cell.op,
-        inputs,
-        3 if cell.op == "LSTM" else 2,
-        name=called(known, cell),
-        hidden_size=hidden,
-        direction="forward",
-        gates=GATES[cell.op],
-        activations=tuple((name, 0.0, 0.0) for name in names),
-        clip=None,
-        recognised=True,
-        **attrs,
-    )
-    assert width == known.shape(cell.result)[-1]
-    back(outputs[1], cell.result)
-    if cell.carried:
-        back(outputs[2], cell.carried)
-
-
-def called(known: Known, cell: Cell) -> str:
-    """What the names of the cell's nodes have in common: ``model/lstm_6``; else that of the node that makes h."""
-    names = [known.made[name].name or name for name in cell.names]
-    parts = zip(*(name.split("/")[:-1] for name in names), strict=False)
-    common = "/".join(same[0] for same in itertools.takewhile(lambda part: len(set(part)) == 1, parts))
-    return common or names[-1]
-
-
-def in_order(graph: Graph) -> list[Node]:
-    """The nodes that the outputs depend on, each after what it takes."""
-    made = {name: node for node in graph.nodes for name in node.outputs if name}
-    order: list[Node] = []
-    done: set[str] = set()
-    for port in graph.outputs:
-        stack = [(made[port.name], False)] if port.name in made else []
-        while stack:
-            node, ready = stack.pop()
-            if node.key in done:
-                continue
-            if ready:
-                done.add(node.key)
-                order.append(node)
-            else:
-                stack.append((node, True))
-                stack.extend((made[k], False) for k in reversed(node.inputs) if k in made and made[k].key not in done)
-    return order
