@@ -18,7 +18,7 @@ MOST_TERMS = 64
 #: Operators whose results can be sums of dense terms.
 SUMS = frozenset(("MatMul", "Gemm", "Add", "Sub"))
 #: Values with more elements than this are not followed through what moves their elements.
-MOST_ELEMENTS = 1 << 22
+MOST_ELEMENTS = 1 << 20
 
 
 @dataclass(frozen=True)
