@@ -11,6 +11,7 @@ import numpy as np
 
 from ..graph import Node
 from ..values import Value, View
+from .logic import LARGEST
 from .math import binary, linear, matmul, reduced
 from .plumbing import permuted, reshaped
 from .registry import Array, Op, register
@@ -139,7 +140,7 @@ class Einsum(Op):
         arrays = [a for a in inputs if a is not None]
         operands, result = terms(node.attrs["equation"], [a.ndim for a in arrays])
         sizes = {c: n for t, a in zip(operands, arrays, strict=True) for c, n in zip(t, a.shape, strict=True)}
-        if math.prod(sizes[c] for c in result) > 2**28:
+        if math.prod(sizes[c] for c in result) > LARGEST:
             raise ValueError(f"a result of {[sizes[c] for c in result]} is out of all proportion")
         return (np.asarray(np.einsum(",".join(operands) + "->" + result, *arrays, optimize=len(arrays) > 2)),)
 

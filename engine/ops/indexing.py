@@ -150,7 +150,8 @@ class CumSum(Op):
         y = np.flip(x, axis) if node.attrs["reverse"] else x
         y = np.cumsum(y, axis, dtype=x.dtype)
         if node.attrs["exclusive"]:
-            y = np.concatenate([np.zeros_like(y.take([0], axis)), y.take(range(x.shape[axis] - 1), axis)], axis)
+            first = np.zeros([1 if k == axis else n for k, n in enumerate(x.shape)], x.dtype)
+            y = np.concatenate([first, y], axis).take(range(x.shape[axis]), axis)
         return (np.flip(y, axis) if node.attrs["reverse"] else y,)
 
     @staticmethod

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -154,8 +154,10 @@ class OneHot(Op):
     known = (1,)
 
     @staticmethod
-    def _places(node: Node, shape: Sequence[int], depth: Array) -> tuple[int, Array]:
+    def _places(node: Node, shape: Sequence[int], depth: Array, values: Any) -> tuple[int, Array]:
         """The new axis, and the numbers along it in a shape that broadcasts."""
+        if values.shape != (2,):
+            raise ValueError(f"values are of shape {values.shape}, not two")
         (axis,) = axes_of(np.array(node.attrs["axis"]), len(shape) + 1)
         size = int(depth.reshape(()))
         if size < 1 or size * max(math.prod(shape), 1) > LARGEST:
@@ -166,7 +168,7 @@ class OneHot(Op):
     def evaluate(node: Node, *inputs: Array | None) -> tuple[Array, ...]:
         indices, depth, values = inputs
         assert indices is not None and depth is not None and values is not None
-        axis, places = OneHot._places(node, indices.shape, depth)
+        axis, places = OneHot._places(node, indices.shape, depth, values)
         found = np.expand_dims(indices.astype(np.int64), axis)
         return (np.where((found == places) | (found == places - places.size), values[1], values[0]),)
 
@@ -174,9 +176,7 @@ class OneHot(Op):
     def lower(ctx: Lowering, node: Node, *inputs: Value | None) -> tuple[Value, ...]:
         indices, depth, values = inputs
         assert indices is not None and isinstance(depth, np.ndarray) and values is not None
-        if values.shape != (2,):
-            raise ValueError(f"values are of shape {values.shape}, not two")
-        axis, places = OneHot._places(node, indices.shape, depth)
+        axis, places = OneHot._places(node, indices.shape, depth, values)
         x = cast(ctx, node, ctx.view(indices), np.dtype(np.int64))
         x = x.with_(
             shape=(*x.shape[:axis], 1, *x.shape[axis:]),

@@ -134,7 +134,7 @@ BINARY: dict[str, Callable[[Array, Array], Array]] = {
     "Max": np.maximum,
     "PRelu": lambda a, b: np.where(a >= 0, a, a * b),
     "Mod": np.mod,
-    "Fmod": np.fmod,
+    "Fmod": np.fmod,  # what Mod is with attribute fmod
 }
 
 

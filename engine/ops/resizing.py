@@ -11,6 +11,7 @@ import numpy as np
 
 from ..graph import Node
 from ..values import Value, View
+from .logic import LARGEST
 from .plumbing import axes_of
 from .registry import Array, Op, register
 from .windows import Conv, padded
@@ -94,7 +95,11 @@ class ConvTranspose(Op):
         x, w, b = (*inputs, None)[:3]
         assert x is not None and w is not None
         stuffing = ConvTranspose._stuffing(node, x, w)
-        y = np.zeros(ConvTranspose._long(x, stuffing), x.dtype)
+        sizes = ConvTranspose._long(x, stuffing)
+        wide = (n + max(s.before, 0) + max(s.after, 0) for n, s in zip(sizes[2:], stuffing, strict=True))
+        if math.prod((*sizes[:2], *wide)) > LARGEST:
+            raise ValueError(f"{stuffing} of shape {x.shape} are out of all proportion")
+        y = np.zeros(sizes, x.dtype)
         inside: Any = (..., *(slice(None, None, s.step) for s in stuffing))
         y[inside] = x
         for axis, s in enumerate(stuffing, start=2):
@@ -154,7 +159,7 @@ class CenterCropPad(Op):
         assert x is not None and sizes is not None
         margins = CenterCropPad._margins(node, x.shape, sizes)
         x = x[tuple(slice(max(-b, 0), n - max(-a, 0)) for n, (b, a) in zip(x.shape, margins, strict=True))]
-        if math.prod(n + max(b, 0) + max(a, 0) for n, (b, a) in zip(x.shape, margins, strict=True)) > 2**28:
+        if math.prod(n + max(b, 0) + max(a, 0) for n, (b, a) in zip(x.shape, margins, strict=True)) > LARGEST:
             raise ValueError(f"margins {margins} are out of all proportion")
         return (np.pad(x, [(max(b, 0), max(a, 0)) for b, a in margins]),)
 

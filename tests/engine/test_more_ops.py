@@ -389,3 +389,58 @@ def test_older_operator_sets_as_onnxruntime_has_them(case: Any) -> None:
     results = gatestep.load(model)({"x": x})
     for got, expected in zip(results.values(), session.run(None, {"x": x}), strict=True):
         np.testing.assert_allclose(got, expected, rtol=1e-5, atol=1e-5, strict=True)
+
+
+# ---------------------------------------------------------------------- what a file may claim
+
+
+@pytest.mark.parametrize("known", [True, False])
+@pytest.mark.parametrize(
+    ("op", "inputs", "attrs"),
+    [
+        ("OneHot", [np.arange(4), np.array(2**40), np.ones(2)], {"axis": -1}),
+        ("OneHot", [np.arange(4), np.array(-1), np.ones(2)], {"axis": -1}),
+        ("TopK", [np.arange(4), np.array(2**62)], {"axis": 0, "largest": True}),
+        ("TopK", [np.arange(4), np.array(1)], {"axis": 1, "largest": True}),
+        ("CumSum", [np.arange(4), np.array(-2)], {"exclusive": False, "reverse": False}),
+        ("CenterCropPad", [np.arange(4), np.array([2**60])], {"axes": None}),
+        ("CenterCropPad", [np.arange(4), np.array([-1])], {"axes": None}),
+        ("ConvTranspose", [np.ones((1, 1, 4)), np.ones((1, 1, 2))], {"strides": (2**60,)}),
+        ("ConvTranspose", [np.ones((1, 1, 4)), np.ones((1, 1, 2))], {"output_shape": (2**60,)}),
+        ("ConvTranspose", [np.ones((1, 1, 4)), np.ones((1, 1, 2))], {"pads": (-1, 0)}),
+        ("ConvTranspose", [np.ones((1, 1, 4)), np.ones((1, 1, 2))], {"strides": (0,)}),
+        ("ConvTranspose", [np.ones((1, 1, 4)), np.ones((1, 1, 2))], {"group": 0}),
+        ("GatherND", [np.ones((2, 2)), np.zeros((2, 3), int)], {"batch_dims": 0}),
+        ("GatherND", [np.ones((2, 2)), np.zeros((2, 1), int)], {"batch_dims": -1}),
+        ("ScatterND", [np.ones((2, 2)), np.zeros((2, 1), int), np.ones((1, 2))], {"reduction": "none"}),
+        ("GatherElements", [np.ones((2, 2)), np.zeros((3, 1), int)], {"axis": 1}),
+        (
+            "ScatterElements",
+            [np.ones((2, 2)), np.zeros((1, 1), int), np.ones((2, 1))],
+            {"axis": 1, "reduction": "none"},
+        ),
+        ("GroupNormalization", [np.ones((2, 6)), np.ones(6), np.ones(6)], {"num_groups": 4}),
+        ("GroupNormalization", [np.ones((2, 6)), np.ones(6), np.ones(6)], {"num_groups": 0}),
+        ("Trilu", [np.ones(3), np.array(0)], {"upper": True}),
+        ("ReverseSequence", [np.ones((2, 3)), np.array([1, 2, 3])], {"time_axis": 1, "batch_axis": 0}),
+    ],
+)
+def test_a_claim_that_cannot_be_is_an_error(
+    net: Any, op: str, inputs: list[Any], attrs: dict[str, Any], known: bool
+) -> None:
+    defaults = {"ConvTranspose": CONVOLUTION, "GroupNormalization": {"epsilon": 1e-5, "per_group": False}}
+    n = net()
+    x = inputs[0].astype("f4") if inputs[0].dtype == float else inputs[0]
+    first = x if known else n.input("x", *x.shape, dtype=x.dtype)
+    count = 2 if op == "TopK" else 1
+    made = n(op, first, *inputs[1:], name="claim", out=count, **{**defaults.get(op, {}), **attrs})
+    n.output(made[0] if count == 2 else made, dtype=x.dtype)
+    with pytest.raises(gatestep.ShapeError, match="claim|out of all proportion"):
+        n.model()({} if known else {"x": x})
+
+
+def test_sums_of_nothing(net: Any) -> None:
+    for exclusive in (False, True):
+        n = net()
+        n.output(n("CumSum", n.input("x", "N", 3), np.array(0), exclusive=exclusive, reverse=False))
+        assert n.model()(np.zeros((0, 3), "f4")).shape == n.evaluate({"x": np.zeros((0, 3), "f4")}).popitem()[1].shape
