@@ -82,6 +82,6 @@ build: $(INSTALLED)
 	@$(BIN)/python -m build --outdir dist . >&2
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info src/*.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks
+	rm -rf $(VENV) build dist examples/denoise/out *.egg-info src/*.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks
 	find kernels engine benchmarks -name '*.so' -delete
 	rm -f $(patsubst %.pyx,%.c,$(filter %.pyx,$(COMPILED)))
