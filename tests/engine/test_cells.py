@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from gatestep.engine.cells import recognised
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -240,6 +241,47 @@ def test_a_gru_that_gates_two_inputs_has_no_state(net: Any) -> None:
             n.evaluate(feeds)["y"][0],
             **CLOSE,
         )
+
+
+@pytest.mark.parametrize("rows", [1, "B"])
+@pytest.mark.parametrize("where", ["before", "after", "at the end"])
+def test_gates_over_frames_are_no_step(net: Any, where: str, rows: Any) -> None:
+    """Beside a recurrent operator, frames are no rows of a batch: the model streams as it did."""
+    n = net()
+    writer = Writer(n, random.Random(3))
+    writer.rank = 2 if where == "at the end" else 3
+    x, size = n.input("x", "T", rows, F), F
+    y = writer.gru(x, n("MatMul", x, n.weights(F, H)), before=True) if where == "before" else x
+    y, hn = n.cell("GRU", y, H if where == "before" else size, H)
+    y = n("Squeeze", y, [1])
+    if where == "after":
+        y = writer.gru(x, y, before=False)
+    if where == "at the end":
+        final = n("Squeeze", n("Slice", x, [-1], [2**31 - 1], [0], [1]), [0])
+        y = writer.gru(final, n("Squeeze", hn, [0]), before=False)
+    n("MatMul", y, n.weights(H, 2), out="y")
+    n.output("y", shape=(rows, 2) if where == "at the end" else ("T", rows, 2))
+    model = n.model()
+    assert len(cells(model)) == (where == "at the end")
+    frames = noise(6, 1, F)
+    stream = model.stream(1 if rows == "B" else None)
+    for t in range(6):
+        frame = frames[t].reshape(stream.inputs[0].shape)
+        want = n.evaluate({"x": frames[: t + 1]})["y"]
+        np.testing.assert_allclose(stream.step(frame).reshape(-1), want.reshape(-1)[-2:], **CLOSE)
+
+
+def test_long_sums_end(net: Any) -> None:
+    """Sums and products of thousands of operators are given up, not multiplied out."""
+    n = net()
+    x = n.input("x", "B", 8)
+    y = n("MatMul", x, n.weights(8, 8))
+    z = n("Sigmoid", y)
+    for k in range(3000):
+        y = n("Sub", n("Mul", z, y), y) if k % 3 else n("Add", y, n("Mul", y, y))
+    n("Tanh", y, out="y")
+    n.output("y", shape=("B", 8))
+    assert recognised(n.graph, np.dtype(np.float32)) is n.graph
 
 
 @pytest.mark.parametrize("begins", ["inputs", "zeros"])
