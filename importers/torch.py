@@ -168,12 +168,6 @@ def _folder(archive: Archive) -> str:
             hint="Save its weights where PyTorch is installed: "
             "torch.save(torch.export.load(path).state_dict, 'weights.pt'), and load them with spec=",
         )
-    if has("model.weights.h5"):
-        raise UnsupportedModelError(
-            "an archive of Keras, which is not read",
-            source=archive.name,
-            hint="Export it to ONNX where Keras is installed: model.export(path, format='onnx')",
-        )
     if not has(f"{folder}data.pkl"):
         raise ModelFormatError(f"{archive.name}: a zip archive, but not one of torch.save: it has no data.pkl")
     if has(f"{folder}version"):

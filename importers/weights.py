@@ -16,6 +16,7 @@ from .archive import ZIP_MAGIC, Archive, Source, source_name
 from .audio import is_json, read_json
 from .build import build
 from .infer import infer
+from .keras import HDF5_MAGIC, KERAS_WEIGHTS, read_keras
 from .safetensors import is_safetensors, read_safetensors
 from .torch import is_legacy_tar, read_torch
 
@@ -24,7 +25,6 @@ __all__ = ["is_weights", "read_graph", "read_weights", "to_graph"]
 _HEAD = 512
 #: Other files that people call weights, by how they begin.
 _OTHERS = (
-    (b"\x89HDF\r\n\x1a\n", "an HDF5 file, as Keras writes"),
     (b"GGUF", "a GGUF file"),
     (b"\x93NUMPY", "a single NumPy array; weights have names: np.savez"),
     (b"\x1f\x8b", "a gzip file"),
@@ -34,7 +34,8 @@ _OTHERS = (
 def is_weights(source: Source) -> bool:
     """Whether `read_weights` reads such a file, or knows and refuses it: a zip archive, safetensors, a pickle, ..."""
     head = _head(source)
-    return head.startswith((ZIP_MAGIC, b"\x80")) or is_safetensors(head) or is_json(head) or _other(head) is not None
+    known = head.startswith((ZIP_MAGIC, HDF5_MAGIC, b"\x80")) or is_safetensors(head) or is_json(head)
+    return known or _other(head) is not None
 
 
 def read_graph(source: Source | Mapping[str, Any], *, spec: Spec | None = None, state_dict: str | None = None) -> Graph:
@@ -69,7 +70,8 @@ def read_weights(
     Parameters
     ----------
     source : path, bytes, or mapping of str to array or torch.Tensor
-        A `.pt` or `.pth` file of PyTorch, `.safetensors`, `.npz`, JSON (see `read_json`); or the weights themselves.
+        A `.pt` or `.pth` file of PyTorch, `.safetensors`, `.npz`, JSON (see `read_json`), `.keras` or
+        `.h5` (see `read_keras`); or the weights themselves.
     state_dict : str, optional
         Which dictionary of a checkpoint of PyTorch, see `read_torch`, or of a JSON file.
 
@@ -97,8 +99,14 @@ def _read(source: Source | Mapping[str, Any], state_dict: str | None) -> tuple[d
     if isinstance(source, Mapping):
         return {str(key): _array(key, value) for key, value in source.items()}, None, "<weights>"
     name, head = source_name(source), _head(source)
-    if head.startswith(ZIP_MAGIC) and _is_npz(source):
-        return _read_npz(source), None, name
+    if head.startswith(HDF5_MAGIC):
+        return *read_keras(source), name
+    if head.startswith(ZIP_MAGIC):
+        names = _names(source)
+        if names and all(entry.endswith(".npy") for entry in names):
+            return _read_npz(source), None, name
+        if KERAS_WEIGHTS in names:
+            return *read_keras(source), name
     if head.startswith((ZIP_MAGIC, b"\x80")):
         return read_torch(source, state_dict=state_dict), None, name
     if is_safetensors(head):
@@ -171,9 +179,9 @@ def _array(key: object, value: Any) -> np.ndarray:
 # NumPy's own archives
 
 
-def _is_npz(source: Source) -> bool:
+def _names(source: Source) -> list[str]:
     with Archive(source) as archive:
-        return bool(archive.entries) and all(name.endswith(".npy") for name in archive.entries)
+        return list(archive.entries)
 
 
 def _read_npz(source: Source) -> dict[str, np.ndarray]:

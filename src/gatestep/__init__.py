@@ -67,7 +67,8 @@ def load(
     ----------
     source : path, bytes, onnx.ModelProto, or mapping of weights
         An ONNX file; or weights: `.safetensors`, a PyTorch `.pt`/`.pth` state_dict (read without PyTorch, and without
-        running anything in the file), `.npz`, JSON (`.nam`, RTNeural, Automated-GuitarAmpModelling, or a state_dict).
+        running anything in the file), `.npz`, JSON (`.nam`, RTNeural, Automated-GuitarAmpModelling, or a state_dict),
+        Keras' `.keras` and `.h5` (a chain of layers; takes the extra "keras").
         Told apart by content, not by name.
     spec : gatestep.nn.Spec, optional
         What the weights of a bare weight file belong to. A single LSTM, GRU or RNN needs none, nor does a file that

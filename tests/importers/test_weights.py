@@ -98,7 +98,6 @@ def test_mappings_of_tensors() -> None:
 @pytest.mark.parametrize(
     ("data", "match"),
     [
-        (b"\x89HDF\r\n\x1a\n....", "Keras"),
         (b'{"weights": 1}', "JSON"),
         (b"GGUF....", "GGUF"),
         (b"\x80\x04N.", "plain pickle"),
@@ -108,15 +107,6 @@ def test_other_kinds_are_named(data, match) -> None:
     assert is_weights(data)
     with pytest.raises(UnsupportedModelError, match=match):
         read_weights(data)
-
-
-def test_keras_archives_are_named() -> None:
-    stream = io.BytesIO()
-    with zipfile.ZipFile(stream, "w") as file:
-        for name in ("metadata.json", "config.json", "model.weights.h5"):
-            file.writestr(name, "{}")
-    with pytest.raises(UnsupportedModelError, match="archive of Keras"):
-        read_weights(stream.getvalue())
 
 
 def test_no_kind_at_all() -> None:
