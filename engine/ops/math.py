@@ -69,6 +69,8 @@ def activate(ctx: Lowering, node: Node, x: View, name: str, alpha: float, beta: 
         layer.n[5], layer.f[:] = code, [alpha, beta]
         ctx.is_layer(node.outputs[0], layer)
         return x
+    if x.dtype.kind == "u" and name == "Abs":
+        return x
     if x.dtype.kind in "iu" and name in ("Neg", "Abs"):
         negative = binary(ctx, node, "Sub", np.zeros((), x.dtype), x)
         return negative if name == "Neg" else binary(ctx, node, "Max", x, negative)

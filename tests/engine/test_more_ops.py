@@ -444,3 +444,15 @@ def test_sums_of_nothing(net: Any) -> None:
         n = net()
         n.output(n("CumSum", n.input("x", "N", 3), np.array(0), exclusive=exclusive, reverse=False))
         assert n.model()(np.zeros((0, 3), "f4")).shape == n.evaluate({"x": np.zeros((0, 3), "f4")}).popitem()[1].shape
+
+
+@pytest.mark.parametrize("dtype", [np.int32, np.int64, np.uint8])
+def test_magnitude_and_sign_of_integers(net: Any, dtype: Any) -> None:
+    n = net()
+    x = n.input("x", "N", dtype=dtype)
+    n.output(n("Abs", x), n("Neg", x), n("Clip", x, np.array(1, dtype), np.array(5, dtype)), dtype=dtype)
+    values = np.array([0, 1, 2, 5, 7], dtype) if dtype == np.uint8 else np.array([-7, -1, 0, 3, 9], dtype)
+    got = n.model()(values)
+    expected = (np.abs(values), 0 - values, np.clip(values, 1, 5))
+    for result, wanted in zip(got, expected, strict=True):
+        np.testing.assert_array_equal(result, wanted)
