@@ -33,8 +33,6 @@ NOT_YET = {
 WEIGHTS = ("torch_state_dict", "torch_checkpoint", "safetensors", "json_weights")
 
 
-#: States that neither a proof nor their names tell; the caller says.
-TOLD = {"real/dtln_model_2": {"input_5": "tf_op_layer_stack_5"}}
 
 
 def by_name(cases: list[dict[str, Any]]) -> Any:
@@ -200,8 +198,7 @@ LOOPED = [c for c in CASES if c["streamable"] == "state_io" and c["name"] not in
 
 @pytest.mark.parametrize("case", by_name(LOOPED))
 def test_states_are_found_without_being_told(case: dict[str, Any]) -> None:
-    told = TOLD.get(case["name"])
-    model = load(case, str(SHARED / "models"), states=told)
+    model = load(case, str(SHARED / "models"))
     with np.load(SHARED / "models" / case["data"]) as archive:
         data = {key: archive[key] for key in archive.files}
     ins = {key[3:]: value for key, value in data.items() if key.startswith("in.")}
