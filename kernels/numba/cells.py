@@ -5,8 +5,8 @@ units, whose sums stay in registers while the weights pass by once. Every output
 the bias and takes x, then h, both ascending: whatever the tile, a row's bits are the same.
 
 A step is a Python function over the values of vector.py: it runs once, to emit itself, and what it closes over are
-constants of the code. Numba compiles the loops around it, over time and over rows with lengths; pointers are whole numbers
-there.
+constants of the code. Numba compiles the loops around it, over time and over rows with lengths; pointers are whole
+numbers there.
 """
 
 from __future__ import annotations
@@ -73,11 +73,12 @@ def _blocks(count: int) -> int:
 
 
 class Layer:
-    """What the tiles of a layer share: its packed blocks of `block` reals, and `width` outputs."""
+    """What its tiles share: packed blocks of `block` reals, `width` outputs, units taken `span` at a time."""
 
-    def __init__(self, shape: Shape, block: int, width: int) -> None:
-        self.kind, self.block, self.width = shape.kind, block, width
+    def __init__(self, shape: Shape, block: int, width: int, span: int = 2) -> None:
+        self.kind, self.block, self.width, self.span = shape.kind, block, width, span
         self.parts = BLOCK // self.kind.lanes
+        self.units = -(-width // self.kind.lanes)
 
     def reals(self, address: Index) -> Reals:
         """The reals at an address."""
@@ -85,15 +86,15 @@ class Layer:
 
     def weights(self, step: Step, unit: Index, units: int) -> list[Reals]:
         """Where the weights of some units start."""
-        first = self.reals(step.w) + unit // self.parts * self.block + unit % self.parts * self.kind.lanes
-        # A pair is two blocks, or parts of one.
-        return [first + k * (self.block if self.parts == 1 else self.kind.lanes) for k in range(units)]
+        first = self.reals(step.w) + (unit // self.parts * self.block + unit % self.parts * self.kind.lanes)
+        # A group of units starts with a block, or lies within one.
+        return [first + (k // self.parts * self.block + k % self.parts * self.kind.lanes) for k in range(units)]
 
     def rooms(self, unit: Index, units: int) -> list[Index | None]:
         """What is left of a row from each unit on, where it may be less than a machine vector."""
         lanes = self.kind.lanes
-        # Only the last unit of all can be; the last of a pair is that if there is an even number of them.
-        whole = self.width % lanes == 0 or (units == 2 and -(-self.width // lanes) % 2 == 1)
+        # Only the last unit of all can be; it is in no full group if the units are not a whole number of those.
+        whole = self.width % lanes == 0 or (units == self.span and self.units % self.span != 0)
         return [None] * units if whole else [None] * (units - 1) + [self.width - (unit + (units - 1)) * lanes]
 
 
@@ -149,7 +150,7 @@ def _activation(code: int, place: int, clipped: bool, cell: bool) -> Callable[[S
 
 
 def _over_rows(shape: Shape, make_tile: MakeTile, units: int) -> Callable[[Step, Index], None]:
-    """`units` units (one, or a pair) of all rows."""
+    """A group of `units` units of all rows."""
     row_tile, rest = shape.row_tile, sum(shape.rest)
 
     def run(rows: int, step: Step, unit: Index, row: Index) -> None:
@@ -160,10 +161,8 @@ def _over_rows(shape: Shape, make_tile: MakeTile, units: int) -> Callable[[Step,
             times(unit.like(units), lambda one: tile(step, unit + one, row))
 
     def over_rows(step: Step, unit: Index) -> None:
-        zero = unit.like(0)
-
         def one_row() -> None:
-            run(1, step, unit, zero)
+            run(1, step, unit, unit.like(0))
 
         def all_rows() -> None:
             row = step.batch - rest
@@ -183,36 +182,31 @@ def _over_rows(shape: Shape, make_tile: MakeTile, units: int) -> Callable[[Step,
     return over_rows
 
 
-def _over_units(shape: Shape, make_tile: MakeTile, start: int, units: int) -> Pass:
-    """One pass over the weights of `units` units from `start` on, from either end.
+def _over_units(shape: Shape, make_tile: MakeTile, start: int, units: int, span: int = 2) -> Pass:
+    """One pass over the weights of `units` units from `start` on, `span` at a time, from either end.
 
     The end of the last pass is still in the cache: a pass that starts there finds some of its weights closer.
     """
-    pairs, odd = -(-units // 2), units % 2 == 1
-    both, last = _over_rows(shape, make_tile, 2), _over_rows(shape, make_tile, 1)
+    groups, left = -(-units // span), units % span
+    full, last = _over_rows(shape, make_tile, span), _over_rows(shape, make_tile, left)
 
     def over_units(step: Step, backwards: Index) -> None:
-        if units == 1:
+        if units < span:
             last(step, backwards.like(start))
             return
         # The direction is no condition in the loop: LLVM would write the loop out for either.
-        first, by = backwards.choose(start + 2 * (pairs - 1), start), backwards.choose(-2, 2)
+        first, by = backwards.choose(start + span * (groups - 1), start), backwards.choose(-span, span)
 
-        def pair(k: Index) -> None:
+        def group(k: Index) -> None:
             unit = first + by * k
-            if odd:
-                either(unit - (start + units - 1), lambda: both(step, unit), lambda: last(step, unit))
+            if left:
+                either(unit - (start + units - left), lambda: full(step, unit), lambda: last(step, unit))
             else:
-                both(step, unit)
+                full(step, unit)
 
-        times(backwards.like(pairs), pair)
+        times(backwards.like(groups), group)
 
     return over_units
-
-
-def _all_units(shape: Shape, make_tile: MakeTile) -> Pass:
-    """One pass over the weights of a gated cell."""
-    return _over_units(shape, make_tile, 0, -(-shape.outputs // shape.kind.lanes))
 
 
 # ---------------------------------------------------------------------------------------------------------------- LSTM
@@ -273,7 +267,7 @@ def _lstm(shape: Shape) -> Pass:
 
         return tile
 
-    gates = _all_units(shape, make_tile)
+    gates = _over_units(shape, make_tile, 0, layer.units)
     always = state != width
     if not always and not shape.general:
         return gates
@@ -304,7 +298,9 @@ def _between(z: Vector, h: Vector, n: Vector) -> Vector:
 def _gru(shape: Shape) -> Pass:
     """n = tanh(n_x + sigmoid(r) * n_h);  h = (1 - z) * n + z * h, with z = sigmoid(z)."""
     inputs, width, lanes = shape.inputs, shape.outputs, shape.kind.lanes
-    layer = Layer(shape, WIDE + NARROW * (inputs + width), width)
+    # Three vectors per k where an LSTM has four: two units leave the load ports idle.
+    many = shape.single and shape.row_tile == 4 and not shape.general and width > 7 * lanes
+    layer = Layer(shape, WIDE + NARROW * (inputs + width), width, 4 if many else 2)
     gate, candidate = (_activation(shape.activations[k], 1 + 2 * k, shape.general, True) for k in range(2))
 
     def make_tile(rows: int, units: int) -> Tile:
@@ -312,10 +308,9 @@ def _gru(shape: Shape) -> Pass:
             w = layer.weights(step, unit, units)
             x = layer.reals(step.x) + row * step.x_stride
             h = layer.reals(step.h) + row * step.h_stride
-            *start, n_h = _biases(w, rows, 4)
-            r_z_n = _add_products(start, _ahead(w, WIDE), NARROW, x, step.x_stride, inputs)
-            n_x = r_z_n.pop()
-            r_z_n = _add_products([*r_z_n, n_h], _ahead(w, WIDE + NARROW * inputs), NARROW, h, step.h_stride, width)
+            *r_z, n_x = _add_products(_biases(w, rows, 3), _ahead(w, WIDE), NARROW, x, step.x_stride, inputs)
+            r_z_n = r_z + _biases(_ahead(w, 3 * BLOCK), rows, 1)
+            r_z_n = _add_products(r_z_n, _ahead(w, WIDE + NARROW * inputs), NARROW, h, step.h_stride, width)
             for k, (u, room) in product(range(rows), enumerate(layer.rooms(unit, units))):
                 lane = (unit + u) * lanes
                 r, z, n = (sums[k][u] for sums in r_z_n)
@@ -326,7 +321,7 @@ def _gru(shape: Shape) -> Pass:
 
         return tile
 
-    return _all_units(shape, make_tile)
+    return _over_units(shape, make_tile, 0, layer.units, layer.span)
 
 
 def _gru_reset_before(shape: Shape) -> Pass:
@@ -374,7 +369,8 @@ def _gru_reset_before(shape: Shape) -> Pass:
 
         return tile
 
-    reset, finish = _all_units(shape, make_reset_tile), _all_units(shape, make_candidate_tile)
+    reset = _over_units(shape, make_reset_tile, 0, layer.units)
+    finish = _over_units(shape, make_candidate_tile, 0, layer.units)
 
     def both(step: Step, backwards: Index) -> None:
         reset(step, backwards)
