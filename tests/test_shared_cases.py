@@ -33,8 +33,6 @@ NOT_YET = {
 WEIGHTS = ("torch_state_dict", "torch_checkpoint", "safetensors", "json_weights")
 
 
-
-
 def by_name(cases: list[dict[str, Any]]) -> Any:
     """Parameters with readable names; one that skips where there are no cases."""
     if not CASES:
