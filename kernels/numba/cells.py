@@ -39,19 +39,19 @@ N, F = 12, 36
 class Step(NamedTuple):
     """What one time step of a layer reads and writes; `x` and `h` are the operands of the sums.
 
-    Addresses, but for the strides and the number of rows.
+    Addresses, but for the strides and the number of rows; to Numba, whole numbers.
     """
 
-    args: Any
-    w: Any
-    x: Any
-    h: Any
-    y: Any
-    c: Any
-    scratch: Any
-    x_stride: Any
+    args: Index
+    w: Index
+    x: Index
+    h: Index
+    y: Index
+    c: Index
+    scratch: Index
+    x_stride: Index
     h_stride: Any
-    y_stride: Any
+    y_stride: Index
     batch: Any
 
 
@@ -332,7 +332,7 @@ def _gru_reset_before(shape: Shape) -> Pass:
 
     def kept(step: Step, row: Index, number: int) -> Reals:
         """A row of r * h (0), z (1) or the n gate's sum over x (2), each (B, padded)."""
-        return layer.reals(step.scratch) + (step.batch * number + row) * padded
+        return layer.reals(step.scratch) + (row + step.batch * number) * padded
 
     def make_reset_tile(rows: int, units: int) -> Tile:
         def tile(step: Step, unit: Index, row: Index) -> None:

@@ -93,17 +93,19 @@ def shape_of(name: str, n: Sequence[int], isa: str, bits: int) -> Shape:
     if row_tile == 3 and left == 1 and batch > 1:
         left = 4  # two twos rather than three and one
     if name == "linear":
-        sizes, activations, general, variant = (n[1], 0, n[2]), n[5:6], False, 0
+        inputs, state, outputs, activations, general, variant = n[1], 0, n[2], n[5:6], False, 0
     else:
+        inputs, state, outputs, general, variant = n[2], n[4], n[3], bool(n[11]), n[15]
         activations = n[12 : 12 + {"lstm": 3, "gru": 2, "rnn": 1}[name]]
-        sizes, general, variant = (n[2], n[4], n[3]), bool(n[11]), int(n[15])
     return Shape(
         name,
         kind,
-        *map(int, sizes),
-        activations=tuple(map(int, activations)),
+        int(inputs),
+        int(state),
+        int(outputs),
+        tuple(map(int, activations)),
         general=general,
-        variant=variant if general else 0,
+        variant=int(variant) if general else 0,
         single=batch == 1,
         row_tile=row_tile,
         full=batch - left > 0 and batch > 1,
