@@ -3,6 +3,9 @@
 Both hold the architecture as JSON and the weights as HDF5. A ``.keras`` file is a zip archive of the two and finds the
 weights of a layer under its class, numbered among its like: ``layers/lstm_1/cell/vars/0``. An ``.h5`` file finds them
 under the layer's name, in the order of the attribute ``weight_names``.
+
+What is read is bounded here, and no link leads out of the file. But the HDF5 library itself, which has the first look,
+can loop for ever over a file that was made to harm: of strangers' files, take those in a process that may be ended.
 """
 
 from __future__ import annotations

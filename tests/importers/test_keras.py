@@ -336,6 +336,8 @@ def test_truncation_and_mutations(write) -> None:
     for end in range(0, len(sound), 97):
         with pytest.raises(gatestep.GatestepError):
             gatestep.load(sound[:end])
+    if write is h5:
+        return  # the HDF5 library may hang on what no checksum keeps from it
     for _ in range(1500):
         mutated = bytearray(sound)
         for _ in range(seed.randint(1, 6)):
