@@ -75,11 +75,11 @@ def spec_of(entry: dict[str, Any], path: str) -> nn.Spec:
     return nn.Sequential(layers)
 
 
-def load(entry: dict[str, Any], root: str, **options: Any) -> Any:
+def load(entry: dict[str, Any], root: str) -> Any:
     """What run_cases.py asks of an adapter."""
     path = os.path.join(root, entry["file"])
     if entry["format"] not in WEIGHTS:
-        return gs.load(path, **options)
+        return gs.load(path)
     model = gs.load(path, spec=spec_of(entry, path))
 
     def call(feeds: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
