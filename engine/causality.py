@@ -51,7 +51,7 @@ def restarts(graph: Graph, ctx: Lowering, layout: Layout, given: Mapping[str, st
 
 def hindsight(graph: Graph, ctx: Lowering) -> Mixing | None:
     """A recurrent operator over frames that the last one has changed."""
-    lasts = set()
+    lasts: set[str] = set()
     for mixing in ctx.lasts:
         if is_in(ctx.root(mixing.tag), TIME):
             lasts.update(mixing.node.outputs[1:] if mixing.node.op in ("LSTM", "GRU", "RNN") else mixing.node.outputs)
@@ -106,8 +106,8 @@ def varies(graph: Graph, ctx: Lowering, outputs: Iterable[str], what: str) -> Mi
                 return Mixing(what, node, f"depends on the number of {axis}")
     for name in outputs:
         value, tags = ctx.values[name], tags_of(ctx, name)
-        sizes = zip(value.shape, one.values[name].shape, tags, strict=True)
-        if any(n != m and not is_in(ctx.root(tag), what) for n, m, tag in sizes) or differ(value, one.values[name]):
+        changed = zip(value.shape, one.values[name].shape, tags, strict=True)
+        if any(n != m and not is_in(ctx.root(tag), what) for n, m, tag in changed) or differ(value, one.values[name]):
             node = next(node for node in graph.nodes if name in node.outputs)
             return Mixing(what, node, f"has a shape that depends on the number of {axis}")
     return None

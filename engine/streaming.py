@@ -162,7 +162,7 @@ def found_states(graph: Graph, ctx: Lowering, given: Mapping[str, str], layout: 
         layout.finals = tuple(finals)
     # States that no frame asks for: their operators still run.
     rest = outs - layout.states_out()
-    running = {node.key for node in needed(graph, [*rest, *layout.carried.values()], ins)}
+    running = {node.key for node in needed(graph, [*rest, *layout.carried.values()], dict.fromkeys(ins))}
     layout.kept = tuple(
         out
         for out in (*layout.finals, *shown)

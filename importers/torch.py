@@ -224,10 +224,10 @@ def _tensor_v2(arguments: tuple[Any, ...]) -> _Tensor:
 
 def _tensor_v3(arguments: tuple[Any, ...]) -> _Tensor:
     """A dtype without a storage type of its own: ``(storage, offset, shape, strides, _, _, dtype)``."""
-    dtype = _at_least(arguments, 7)[6]
+    storage, offset, shape, strides, _, _, dtype = _at_least(arguments, 7)[:7]
     if not isinstance(dtype, Global):
         raise ValueError("a tensor without a dtype")
-    return _tensor(*arguments[:4], dtype=dtype.name)
+    return _tensor(storage, offset, shape, strides, dtype.name)
 
 
 def _parameter(arguments: tuple[Any, ...]) -> object:

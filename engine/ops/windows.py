@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from ..graph import Node
-from ..values import Value, View
+from ..values import Tag, Value, View
 from .math import REDUCTIONS, binary, linear
 from .plumbing import axes_of, permuted
 from .registry import Array, Op, register
@@ -30,7 +30,7 @@ class Window(NamedTuple):
     dilation: int
     before: int
     after: int
-    count: int
+    places: int
 
 
 def windows(node: Node, sizes: Sequence[int], shape: Sequence[int]) -> list[Window]:
@@ -71,7 +71,7 @@ def windows(node: Node, sizes: Sequence[int], shape: Sequence[int]) -> list[Wind
 def windowed_shape(shape: tuple[int, ...], strides: Sequence[int], over: Sequence[Window]) -> tuple[Any, Any]:
     """Shape and strides of ``(N, C, *windows, *kernel)`` over a padded input of `shape`."""
     return (
-        (*shape[:2], *(w.count for w in over), *(w.size for w in over)),
+        (*shape[:2], *(w.places for w in over), *(w.size for w in over)),
         (
             *strides[:2],
             *(s * w.step for s, w in zip(strides[2:], over, strict=True)),
@@ -82,7 +82,7 @@ def windowed_shape(shape: tuple[int, ...], strides: Sequence[int], over: Sequenc
 
 def window_view(ctx: Lowering, node: Node, x: View, over: Sequence[Window], fill: float, what: str) -> View:
     """Every window of `x`, padded with `fill`: ``(N, C, *windows, *kernel)``."""
-    kept = []
+    kept: list[Tag] = []
     for tag, w in zip(x.tags[2:], over, strict=True):
         if w.size > 1 or w.step > 1 or w.before or w.after:
             ctx.mix(tag, node, what)
@@ -330,7 +330,7 @@ class AveragePool(Pool):
         counts = []
         pads = node.attrs["pads"] or (0,) * (2 * len(over))
         for k, (w, length) in enumerate(zip(over, shape, strict=True)):
-            places = np.arange(w.count)[:, None] * w.step + np.arange(w.size) * w.dilation - w.before
+            places = np.arange(w.places)[:, None] * w.step + np.arange(w.size) * w.dilation - w.before
             low, high = 0, length
             if node.attrs["count_include_pad"]:  # what ceil_mode adds behind the padding never counts
                 low, high = -w.before, length + (w.after if node.attrs["auto_pad"] != "NOTSET" else pads[len(over) + k])
@@ -338,7 +338,7 @@ class AveragePool(Pool):
         total = counts[0].astype(np.float64)
         for more in counts[1:]:
             total = total[..., None] * more
-        return 1.0 / total
+        return np.asarray(1.0 / total)
 
 
 @register("GlobalAveragePool", "GlobalMaxPool")
