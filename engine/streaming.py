@@ -42,6 +42,10 @@ def analyse(graph: Graph, real: np.dtype[Any], states: Mapping[str, str] | None 
     layout = Layout()
     try:
         shapes = port_shapes(graph, {})
+    except UnsupportedModelError as error:
+        layout.blocker = error
+        return layout
+    try:
         ctx = walk(graph, real, shapes)
     except NeedsValue as needs:
         layout.blocker = needs.error

@@ -18,7 +18,9 @@ from .values import Buffer, Merged, Tag, View
 __all__ = ["axis_of", "axis_tag", "is_in", "port_shapes", "tagged", "tags_of", "unused", "walk"]
 
 #: Sizes for free dimensions during the walk: primes, so that no reshape can take one for something else.
-PRIMES = (53, 61, 67, 71, 73, 79, 83, 89, 97, 101, 103, 107, 109, 113, 127, 131, 137, 139, 149, 151, 157, 163, 167, 173)
+PRIMES = tuple(n for n in range(53, 2000) if all(n % k for k in range(2, 45)))
+#: More free dimensions than this no file has for good reasons.
+MOST_FREE = 24
 
 
 def port_shapes(graph: Graph, fixed: Mapping[tuple[str, int], int]) -> dict[str, tuple[int, ...]]:
@@ -53,7 +55,7 @@ def unused(graph: Graph) -> list[int]:
         if array.dtype.kind in "iu" and array.size < 64:  # shapes, bounds, indices and what is one off
             sizes.update(int(n) + d for n in array.reshape(-1) for d in (-1, 0, 1))
     sizes.update(n for port in graph.inputs for n in port.shape or () if isinstance(n, int))
-    return [n for n in PRIMES if n not in sizes]
+    return [n for n in PRIMES if n not in sizes][:MOST_FREE]
 
 
 def take(spare: Iterator[int], graph: Graph) -> int:
