@@ -28,10 +28,6 @@ def build(shape: Shape, target: Target) -> bytes:
         if value.name == compiled.native_name:
             value.name, value.linkage = SYMBOL, "external"
         elif not value.is_declaration:
-            value.linkage = "internal"  # and dropped where nothing uses it
-    machine = target.machine()
-    passes = llvm.create_new_module_pass_manager()
-    passes.add_global_dead_code_eliminate_pass()
-    passes.run(module, llvm.create_pass_builder(machine, llvm.create_pipeline_tuning_options(speed_level=3)))
-    code: bytes = machine.emit_object(module)
+            value.linkage = "internal"
+    code: bytes = target.machine().emit_object(module)
     return code

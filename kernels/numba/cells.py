@@ -332,7 +332,8 @@ def _gru_reset_before(shape: Shape) -> Pass:
 
     def kept(step: Step, row: Index, number: int) -> Reals:
         """A row of r * h (0), z (1) or the n gate's sum over x (2), each (B, padded)."""
-        return layer.reals(step.scratch) + (row + step.batch * number) * padded
+        place: Index = row + step.batch * number
+        return layer.reals(step.scratch) + place * padded
 
     def make_reset_tile(rows: int, units: int) -> Tile:
         def tile(step: Step, unit: Index, row: Index) -> None:
