@@ -14,7 +14,7 @@ import numpy as np
 from ._machine import Machine
 from .arrays import exact
 from .cells import recognised
-from .errors import GatestepError, ShapeError, UnsupportedModelError
+from .errors import ShapeError, UnsupportedModelError
 from .graph import Graph, Node, Port
 from .lowering import Lowering, NeedsValue
 from .ops.plumbing import cast
@@ -81,7 +81,7 @@ class Model:
         if self.streams:
             try:
                 self._plan(1 if self.layout.free_batch else self._fixed_batch())
-            except GatestepError as error:  # it may still run as a whole
+            except (ShapeError, UnsupportedModelError) as error:  # it may still run as a whole
                 self.layout.blocker = error
 
     # ------------------------------------------------------------------ streaming

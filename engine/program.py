@@ -10,6 +10,7 @@ import numpy as np
 
 from ..kernels import KernelSet, kernel_set, pack
 from ._machine import Machine
+from .errors import MissingExtraError
 from .graph import Node
 from .lowering import WRITTEN, Instruction, Lowering
 from .ops.plumbing import cast
@@ -126,7 +127,11 @@ def finish(
     targets = [deliver(ctx, value, dtype, k) for k, (value, dtype) in enumerate(outputs)]
     instructions = live(ctx.instructions)
     places, arena = arena_map(instructions)
-    kernels: KernelSet = kernel_set(backend, ctx.real)
+    try:
+        kernels: KernelSet = kernel_set(backend, ctx.real)
+        addresses = [kernels.address(i.kernel, i.n, i.f) for i in instructions]
+    except ImportError as error:
+        raise MissingExtraError(backend, backend) from error
     return Program(
         instructions,
         list(inputs),
@@ -134,7 +139,7 @@ def finish(
         states,
         places,
         arena,
-        [kernels.address(i.kernel, i.n, i.f) for i in instructions],
+        addresses,
         [None if i.weights is None else packed.get(i.weights, ctx.real) for i in instructions],
     )
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import inspect
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -81,3 +82,16 @@ def public_names() -> list[tuple[str, object]]:
 
 def test_public_names_say_what_they_are() -> None:
     assert [name for name, thing in public_names() if not (inspect.getdoc(thing) or "").strip()] == []
+
+
+def test_the_numba_backend_without_numba_names_the_extra(tmp_path: Path) -> None:
+    code = (
+        "import sys; sys.modules['numba'] = sys.modules['llvmlite'] = None\n"
+        "import numpy as np, gatestep\n"
+        "weights = {'weight_ih_l0': np.ones((4, 1), 'f4'), 'weight_hh_l0': np.ones((4, 1), 'f4')}\n"
+        "try:\n    gatestep.load(weights, backend='numba')\n"
+        "except gatestep.MissingExtraError as error:\n    print(error)\n"
+    )
+    environment = {**os.environ, "NUMBA_CACHE_DIR": str(tmp_path)}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=True)
+    assert "gatestep[numba]" in done.stdout
