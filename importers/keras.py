@@ -3,15 +3,10 @@
 Both hold the architecture as JSON and the weights as HDF5. A ``.keras`` file is a zip archive of the two and finds the
 weights of a layer under its class, numbered among its like: ``layers/lstm_1/cell/vars/0``. An ``.h5`` file finds them
 under the layer's name, in the order of the attribute ``weight_names``.
-
-What is read is bounded here, and no link leads out of the file. But the HDF5 library itself, which has the first look,
-can loop for ever over a file that was made to harm: of strangers' files, take those in a process that may be ended.
 """
 
 from __future__ import annotations
 
-import importlib
-import io
 import json
 import re
 from collections.abc import Callable, Iterator
@@ -21,9 +16,10 @@ import numpy as np
 
 from ..engine import layers
 from ..engine.compositions import Sequential
-from ..engine.errors import MissingExtraError, ModelFormatError, UnsupportedModelError
+from ..engine.errors import GatestepError, ModelFormatError, UnsupportedModelError
 from ..engine.spec import GRU, LSTM, RNN, Spec
-from .archive import MAX_RATIO, MAX_SMALL, Archive, Source, source_name
+from .archive import Archive, Source, source_name
+from .hdf5 import Hdf5, read_hdf5
 from .keras_cells import dense, recurrent
 
 __all__ = ["HDF5_MAGIC", "KERAS_WEIGHTS", "read_keras"]
@@ -84,51 +80,42 @@ def read_keras(source: Source) -> tuple[Weights, Spec]:
     Raises
     ------
     ModelFormatError
-        Damaged, or its parts contradict each other.
+        Damaged, or its parts contradict each other; or the HDF5 library crashed or came to no end over it.
     UnsupportedModelError
         No chain of layers, or one with a layer or setting that is not known; or weights alone.
     MissingExtraError
         h5py is not installed.
     OSError
-        The file cannot be opened.
+        The file cannot be opened, or no process started to read it.
     """
-    try:
-        h5py: Any = importlib.import_module("h5py")
-    except ImportError:
-        raise MissingExtraError("h5py", "keras") from None
     name = source_name(source)
     if isinstance(source, bytes):
         data = source
     else:
-        with open(source, "rb") as file:
-            data = file.read()
+        with open(source, "rb") as stream:
+            data = stream.read()
     try:
         if data.startswith(HDF5_MAGIC):
-            with h5py.File(io.BytesIO(data), "r") as root:
-                config = root.attrs.get("model_config")
-                if config is None:
-                    raise UnsupportedModelError(
-                        "weights of Keras without the model they belong to",
-                        source=name,
-                        hint="Save the whole model: model.save('model.keras')",
-                    )
-                held = _Held(root, h5py, len(data), name)
-                return _chain(_parsed(config, name), held.by_name, name)
+            file = read_hdf5(data, name)
+            if file.model_config is None:
+                raise UnsupportedModelError(
+                    "weights of Keras without the model they belong to",
+                    source=name,
+                    hint="Save the whole model: model.save('model.keras')",
+                )
+            return _chain(_parsed(file.model_config, name), _Held(file, name).by_name, name)
         with Archive(data) as archive:
             archive.name = name
-            config = archive.read("config.json", compressed=True)
+            config = _parsed(archive.read("config.json", compressed=True), name)
             weights = archive.read(KERAS_WEIGHTS, compressed=True)
-        with h5py.File(io.BytesIO(weights), "r") as root:
-            held = _Held(root, h5py, len(weights), name)
-            return _chain(_parsed(config, name), held.by_class, name)
-    except (ModelFormatError, UnsupportedModelError):
+        return _chain(config, _Held(read_hdf5(weights, name), name).by_class, name)
+    except (GatestepError, OSError):
         raise
-    except Exception as error:  # h5py raises whatever the HDF5 library stumbles over, of nearly every type
+    except Exception as error:  # a configuration may hold anything anywhere
         raise ModelFormatError(f"{name}: a damaged file of Keras ({str(error)[:120]})") from error
 
 
-def _parsed(config: Any, name: str) -> dict[str, Any]:
-    text = config if isinstance(config, (str, bytes)) else b""
+def _parsed(text: str | bytes, name: str) -> dict[str, Any]:
     if not text or len(text) > MAX_CONFIG:
         raise ModelFormatError(f"{name}: no configuration of a model, or one of {len(text)} bytes")
     try:
@@ -144,46 +131,40 @@ def _parsed(config: Any, name: str) -> dict[str, Any]:
 
 
 class _Held:
-    """The arrays of an HDF5 file: never more of them than the file can hold, and none outside it."""
+    """The arrays of an HDF5 file: each may be had once, so that no model is larger than they are."""
 
-    def __init__(self, root: Any, h5py: Any, size: int, name: str) -> None:
-        self.root, self.h5py, self.name = root, h5py, name
-        self.room = max(MAX_SMALL, MAX_RATIO * size)
+    def __init__(self, file: Hdf5, name: str) -> None:
+        self.file, self.name = file, name
+        self.room = sum(array.nbytes for array in file.arrays.values())
         self.counts: dict[str, int] = {}
 
-    def at(self, group: Any, path: str) -> Any:
-        """What lies at `path`, or None. Links to other files are not followed."""
-        for part in path.split("/"):
-            if not part:
-                continue
-            if not isinstance(group, self.h5py.Group) or part not in group:
-                return None
-            if not isinstance(group.get(part, getlink=True), self.h5py.HardLink):
+    def at(self, path: str) -> str:
+        """`path` as the file has it. Links are not followed."""
+        parts = [part for part in path.split("/") if part]
+        for n, part in enumerate(parts, 1):
+            if "/".join(parts[:n]) in self.file.links:
                 raise UnsupportedModelError(f"{part[:40]!r} is a link to somewhere else", source=self.name)
-            group = group[part]
-        return group
+        return "/".join(parts)
 
-    def array(self, group: Any, path: str) -> np.ndarray:
-        data = self.at(group, path)
-        if not isinstance(data, self.h5py.Dataset) or data.is_virtual or data.external:
-            raise ModelFormatError(f"{self.name}: {path[:80]!r} is no array")
-        if data.dtype.kind != "f":
+    def array(self, path: str) -> np.ndarray:
+        path = self.at(path)
+        if path in self.file.others:
             raise UnsupportedModelError(
-                f"{path[:80]!r} holds {data.dtype}, not floating-point weights", source=self.name
+                f"{path[:80]!r} holds {self.file.others[path]}, not floating-point weights", source=self.name
             )
-        self.room -= data.size * data.dtype.itemsize
+        array = self.file.arrays.get(path)
+        if array is None:
+            raise ModelFormatError(f"{self.name}: {path[:80]!r} is no array")
+        self.room -= array.nbytes
         if self.room < 0:
-            raise ModelFormatError(f"{self.name}: the weights are many times larger than the file")
-        return np.array(data[()])
+            raise ModelFormatError(f"{self.name}: {path[:80]!r} belongs to two layers")
+        return array
 
     def by_name(self, layer: dict[str, Any]) -> list[np.ndarray]:
         """The weights of a layer in an ``.h5`` file."""
-        weights = self.at(self.root, "model_weights")
-        group = self.at(self.root if weights is None else weights, str(layer["config"].get("name")))
-        if group is None:
-            return []
-        names = [n.decode() if isinstance(n, bytes) else str(n) for n in group.attrs.get("weight_names", ())]
-        return [self.array(group, path) for path in names]
+        top = "model_weights" if self.at("model_weights") in self.file.groups else ""
+        group = self.at(f"{top}/{layer['config'].get('name')}")
+        return [self.array(f"{group}/{path}") for path in self.file.weight_names.get(group, ())]
 
     def by_class(self, layer: dict[str, Any]) -> list[np.ndarray]:
         """The weights of a layer in a ``.keras`` file."""
@@ -192,13 +173,13 @@ class _Held:
         count = self.counts[snake] = self.counts.get(snake, -1) + 1
         places = {"Bidirectional": ("forward_layer/cell", "backward_layer/cell"), "TimeDistributed": ("layer",)}
         for top in ("layers", "_layer_checkpoint_dependencies"):
-            group = self.at(self.root, f"{top}/{snake}_{count}" if count else f"{top}/{snake}")
-            if group is not None:
+            group = self.at(f"{top}/{snake}_{count}" if count else f"{top}/{snake}")
+            if group in self.file.groups:
                 break
         arrays = []
         for place in places.get(kind, ("cell",) if kind in _RECURRENT else ("",)):
-            held = self.at(group, f"{place}/vars")
-            arrays += [self.array(held, str(k)) for k in range(0 if held is None else min(len(held), 8))]
+            held = self.at(f"{group}/{place}/vars")
+            arrays += [self.array(f"{held}/{k}") for k in range(min(self.file.groups.get(held, 0), 8))]
         return arrays
 
 

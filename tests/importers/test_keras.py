@@ -10,6 +10,7 @@ import zipfile
 
 import numpy as np
 import pytest
+from gatestep.importers import hdf5
 from gatestep.importers.weights import is_weights, read_weights
 from gatestep.kernels import reference
 
@@ -329,16 +330,15 @@ def test_links_and_sizes(tmp_path) -> None:
             gatestep.load(changed(change))
 
 
-@pytest.mark.parametrize("write", [h5, keras])
-def test_truncation_and_mutations(write) -> None:
+# Each look into HDF5 takes a process: a few dozen are enough to see that nothing else comes out of it than an error.
+@pytest.mark.parametrize(("write", "step", "count"), [(h5, 997, 30), (keras, 97, 300)])
+def test_truncation_and_mutations(write, step, count) -> None:
     sound = write([lstm("a", 1, 2), dense("b", 2, 1)])
     seed = random.Random(5)
-    for end in range(0, len(sound), 97):
+    for end in range(0, len(sound), step):
         with pytest.raises(gatestep.GatestepError):
             gatestep.load(sound[:end])
-    if write is h5:
-        return  # the HDF5 library may hang on what no checksum keeps from it
-    for _ in range(1500):
+    for _ in range(count):
         mutated = bytearray(sound)
         for _ in range(seed.randint(1, 6)):
             mutated[seed.randrange(len(mutated))] = seed.randrange(256)
@@ -346,6 +346,49 @@ def test_truncation_and_mutations(write) -> None:
             gatestep.load(bytes(mutated), spec=None)
         except gatestep.GatestepError:
             continue
+
+
+def test_circles_of_hard_links() -> None:
+    stream = io.BytesIO(h5([dense("a", 2, 3)]))
+    with h5py.File(stream, "r+") as file:
+        file["model_weights/a/up"] = file["model_weights"]
+    with pytest.raises(gatestep.ModelFormatError, match="groups within groups"):
+        gatestep.load(stream.getvalue())
+
+
+def test_the_hdf5_library_comes_to_no_end(tmp_path, monkeypatch) -> None:
+    path = tmp_path / "slow.h5"
+    path.write_bytes(h5([dense("a", 2, 3)]))
+    monkeypatch.setattr(hdf5, "SECONDS", 0.01)
+    with pytest.raises(gatestep.ModelFormatError, match=r"slow\.h5.*no end over it in 0\.01 s"):
+        gatestep.load(path)
+
+
+@pytest.mark.parametrize(
+    ("script", "match"),
+    [
+        ("import os, signal; os.kill(os.getpid(), signal.SIGSEGV)", r"<bytes>: .*crashed over it \(SIGSEGV\)"),
+        ("raise SystemExit(99)", r"crashed over it \(exit code 99\)"),
+        ("", "left no answer"),
+        ("print('x' * 100)", "left no answer"),
+        ("import sys; sys.stdout.buffer.write(bytes([2, 0, 0, 0, 0, 0, 0, 0]) + b'[]')", "left no answer"),
+    ],
+)
+def test_the_hdf5_library_crashes(script, match, tmp_path, monkeypatch) -> None:
+    path = tmp_path / "child.py"
+    path.write_text(script)
+    data = h5([dense("a", 2, 3)])
+    monkeypatch.setattr(hdf5.child, "__file__", str(path))
+    with pytest.raises(gatestep.ModelFormatError, match=match):
+        gatestep.load(data)
+
+
+def test_memory_is_bounded(monkeypatch) -> None:
+    pytest.importorskip("resource")
+    data = h5([dense("a", 512, 4096)])
+    monkeypatch.setattr(hdf5, "MEMORY", -4 * hdf5.MAX_RATIO * len(data))  # the child may not grow at all
+    with pytest.raises(gatestep.ModelFormatError, match="out of memory"):
+        gatestep.load(data)
 
 
 @pytest.mark.parametrize(
