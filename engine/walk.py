@@ -5,6 +5,7 @@ What is found about time, batch, states and cells is read off such walks.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
@@ -17,8 +18,6 @@ from .values import Buffer, Merged, Tag, View
 
 __all__ = ["axis_of", "axis_tag", "is_in", "port_shapes", "tagged", "tags_of", "unused", "walk"]
 
-#: Sizes for free dimensions during the walk: primes, so that no reshape can take one for something else.
-PRIMES = tuple(n for n in range(53, 2000) if all(n % k for k in range(2, 45)))
 #: More free dimensions than this no file has for good reasons.
 MOST_FREE = 24
 
@@ -55,7 +54,11 @@ def unused(graph: Graph) -> list[int]:
         if array.dtype.kind in "iu" and array.size < 64:  # shapes, bounds, indices and what is one off
             sizes.update(int(n) + d for n in array.reshape(-1) for d in (-1, 0, 1))
     sizes.update(n for port in graph.inputs for n in port.shape or () if isinstance(n, int))
-    return [n for n in PRIMES if n not in sizes][:MOST_FREE]
+    primes = (n for n in range(53, 2000) if n not in sizes and all(n % k for k in range(2, 45)))
+    found = list(itertools.islice(primes, MOST_FREE))
+    if len(found) < 2:
+        raise UnsupportedModelError("no size is left to tell time and batch by", source=graph.source)
+    return found
 
 
 def take(spare: Iterator[int], graph: Graph) -> int:
