@@ -25,6 +25,8 @@ from .values import Buffer, Merged, Tag, Value, View, Weights, collapse
 __all__ = ["BATCH", "TIME", "Instruction", "Lowering", "Mixing", "NeedsValue", "Run"]
 
 TIME, BATCH = "time", "batch"
+#: Elements of one value: a gigabyte in single precision, and far more than a recording has.
+MOST_ELEMENTS = 1 << 28
 #: The kernels' limit on axes after collapsing.
 MAX_NDIM = 6
 #: Slots of `gs_args.p` that a kernel writes: y, hn, cn, scratch.
@@ -163,6 +165,9 @@ class Lowering:
 
     def evaluate(self, node: Node, inputs: Sequence[Any]) -> tuple[np.ndarray, ...]:
         """Compute a node whose inputs are all known."""
+        for array in inputs:
+            if array is not None:
+                self.proportionate(array.size, array.shape)
         with self.blaming(node), np.errstate(all="ignore"):
             return tuple(self._as_real(np.asarray(a)) for a in OPS[node.op].evaluate(node, *inputs))
 
@@ -208,6 +213,7 @@ class Lowering:
             return value
         held = self._constants.get(id(value))
         if held is None:
+            self.proportionate(value.size, value.shape)
             dtype = self.real if value.dtype.kind == "f" else value.dtype
             data = pack.aligned_empty(value.size, dtype)
             data[:] = value.reshape(-1)
@@ -216,14 +222,21 @@ class Lowering:
             self._constants[id(value)] = held
         return held[1]
 
+    def proportionate(self, count: int, shape: tuple[int, ...]) -> None:
+        """Refuse a value that a file merely claims, before there is memory for it."""
+        if count > MOST_ELEMENTS:
+            raise ShapeError(
+                f"{self.graph.source}: a value of shape {shape} is out of all proportion (more than {MOST_ELEMENTS:,} "
+                "elements)"
+            )
+
     def temp(self, shape: Sequence[int], dtype: Any = None, tags: Sequence[Tag] | None = None) -> View:
         """A new dense buffer."""
         shape = tuple(int(size) for size in shape)
         count = 1
         for size in shape:
             count *= size
-        if count > 2**40:
-            raise ShapeError(f"{self.graph.source}: a value of shape {shape} is out of all proportion")
+        self.proportionate(count, shape)
         buffer = Buffer("temp", np.dtype(self.real if dtype is None else dtype), count)
         return View.whole(buffer, shape, None if tags is None else tuple(tags))
 

@@ -504,6 +504,8 @@ class Tile(Op):
     def evaluate(node: Node, *inputs: Array | None) -> tuple[Array, ...]:
         x, repeats = inputs
         assert x is not None and repeats is not None
+        if x.size * math.prod(int(v) for v in repeats) > 1 << 28:
+            raise ValueError(f"repeats={repeats.tolist()} of {x.shape} are out of all proportion")
         return (np.tile(x, [int(v) for v in repeats]),)
 
     @staticmethod

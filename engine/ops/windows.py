@@ -204,6 +204,8 @@ class Pad(Op):
         given = [int(v) for v in pads.reshape(-1)]
         if len(given) != 2 * len(where):
             raise ValueError(f"pads={given} does not fit {len(where)} axes")
+        if max(map(abs, given), default=0) > 1 << 28:
+            raise ValueError(f"pads={given} are out of all proportion")
         margins = [(0, 0)] * ndim
         for k, axis in enumerate(where):
             margins[axis] = given[k], given[len(where) + k]
