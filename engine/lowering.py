@@ -20,13 +20,11 @@ from ..kernels import pack
 from .errors import GatestepError, ModelFormatError, ShapeError, UnsupportedModelError
 from .graph import Graph, Node
 from .ops import OPS
-from .values import Buffer, Merged, Tag, Value, View, Weights, collapse
+from .values import MOST_ELEMENTS, Buffer, Merged, Tag, Value, View, Weights, collapse
 
 __all__ = ["BATCH", "TIME", "Instruction", "Lowering", "Mixing", "NeedsValue", "Run"]
 
 TIME, BATCH = "time", "batch"
-#: Elements of one value: a gigabyte in single precision, and far more than a recording has.
-MOST_ELEMENTS = 1 << 28
 #: The kernels' limit on axes after collapsing.
 MAX_NDIM = 6
 #: Slots of `gs_args.p` that a kernel writes: y, hn, cn, scratch.

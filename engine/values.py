@@ -9,7 +9,22 @@ from typing import Any, Literal
 
 import numpy as np
 
-__all__ = ["Buffer", "Merged", "Tag", "Value", "View", "Weights", "c_strides", "collapse", "reshape_strides"]
+__all__ = [
+    "MOST_ELEMENTS",
+    "Buffer",
+    "Merged",
+    "Tag",
+    "Value",
+    "View",
+    "Weights",
+    "c_strides",
+    "collapse",
+    "reshape_strides",
+]
+
+
+#: Elements of one value: a gigabyte in single precision, and far more than a recording has.
+MOST_ELEMENTS = 1 << 28
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from typing import BinaryIO
 
 from ..engine.errors import ModelFormatError, UnsupportedModelError
 
-__all__ = ["ZIP_MAGIC", "Archive", "Source", "source_name"]
+__all__ = ["ZIP_MAGIC", "Archive", "Source", "source_bytes", "source_name"]
 
 #: What weight files are read from: a path, or the bytes of the file.
 Source = str | os.PathLike[str] | bytes
@@ -33,6 +33,14 @@ _ENCRYPTED = 0x1
 def source_name(source: Source) -> str:
     """How messages call it: the path, or ``<bytes>``."""
     return "<bytes>" if isinstance(source, bytes) else os.fspath(source)
+
+
+def source_bytes(source: Source) -> bytes:
+    """All of it."""
+    if isinstance(source, bytes):
+        return source
+    with open(source, "rb") as file:
+        return file.read()
 
 
 class Archive:

@@ -18,7 +18,7 @@ from ..engine import layers
 from ..engine.compositions import Sequential
 from ..engine.errors import GatestepError, ModelFormatError, UnsupportedModelError
 from ..engine.spec import GRU, LSTM, RNN, Spec
-from .archive import Archive, Source, source_name
+from .archive import Archive, Source, source_bytes, source_name
 from .hdf5 import Hdf5, read_hdf5
 from .keras_cells import dense, recurrent
 
@@ -89,11 +89,7 @@ def read_keras(source: Source) -> tuple[Weights, Spec]:
         The file cannot be opened, or no process started to read it.
     """
     name = source_name(source)
-    if isinstance(source, bytes):
-        data = source
-    else:
-        with open(source, "rb") as stream:
-            data = stream.read()
+    data = source_bytes(source)
     try:
         if data.startswith(HDF5_MAGIC):
             file = read_hdf5(data, name)

@@ -7,7 +7,7 @@ import json
 import numpy as np
 
 from ..engine.errors import ModelFormatError, UnsupportedModelError
-from .archive import Source, source_name
+from .archive import Source, source_bytes, source_name
 
 __all__ = ["is_safetensors", "read_safetensors"]
 
@@ -59,11 +59,7 @@ def read_safetensors(source: Source) -> dict[str, np.ndarray]:
     from safetensors import SafetensorError, deserialize
 
     name = source_name(source)
-    if isinstance(source, bytes):
-        data = source
-    else:
-        with open(source, "rb") as file:
-            data = file.read()
+    data = source_bytes(source)
     if not is_safetensors(data[:9]):
         raise ModelFormatError(f"{name}: not a safetensors file: it does not begin with a header")
     try:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..graph import Node
-from ..values import Merged, Tag, Value, View, c_strides, reshape_strides
+from ..values import MOST_ELEMENTS, Merged, Tag, Value, View, c_strides, reshape_strides
 from .registry import Array, Op, register
 
 if TYPE_CHECKING:
@@ -504,7 +504,7 @@ class Tile(Op):
     def evaluate(node: Node, *inputs: Array | None) -> tuple[Array, ...]:
         x, repeats = inputs
         assert x is not None and repeats is not None
-        if x.size * math.prod(int(v) for v in repeats) > 1 << 28:
+        if x.size * math.prod(int(v) for v in repeats) > MOST_ELEMENTS:
             raise ValueError(f"repeats={repeats.tolist()} of {x.shape} are out of all proportion")
         return (np.tile(x, [int(v) for v in repeats]),)
 

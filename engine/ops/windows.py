@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from ..graph import Node
-from ..values import Tag, Value, View
+from ..values import MOST_ELEMENTS, Tag, Value, View
 from .math import REDUCTIONS, binary, linear
 from .plumbing import axes_of, permuted
 from .registry import Array, Op, register
@@ -204,7 +204,7 @@ class Pad(Op):
         given = [int(v) for v in pads.reshape(-1)]
         if len(given) != 2 * len(where):
             raise ValueError(f"pads={given} does not fit {len(where)} axes")
-        if max(map(abs, given), default=0) > 1 << 28:
+        if max(map(abs, given), default=0) > MOST_ELEMENTS:
             raise ValueError(f"pads={given} are out of all proportion")
         margins = [(0, 0)] * ndim
         for k, axis in enumerate(where):
