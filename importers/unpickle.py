@@ -12,7 +12,7 @@ import pickle
 import re
 import struct
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from ..engine.errors import GatestepError, ModelFormatError, UnsupportedModelError
@@ -45,11 +45,20 @@ class Global:
         return f"{self.module}.{self.name}"
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False)
 class Inert:
-    """In place of an object that unpickling would have made; `kind` is what it would have called."""
+    """In place of an object that unpickling would have made.
+
+    Attributes
+    ----------
+    kind : str
+        What it would have called.
+    state : object
+        What it would have been given to set itself up with: mostly the dictionary of its attributes.
+    """
 
     kind: str
+    state: object = field(default=None, repr=False)
 
     def __str__(self) -> str:
         return self.kind
@@ -245,9 +254,11 @@ class _Machine:
             self.push(Inert(str(made if isinstance(made, Global) else function)))
 
     def build(self) -> None:
-        self.stack.pop()  # attributes such as OrderedDict's _metadata
-        if not isinstance(self.stack[-1], (dict, Inert)):
-            raise self.damaged(f"a state for a {type(self.stack[-1]).__name__}")
+        state, target = self.stack.pop(), self.stack[-1]
+        if isinstance(target, Inert):
+            target.state = state
+        elif not isinstance(target, dict):  # whose state are attributes such as OrderedDict's _metadata
+            raise self.damaged(f"a state for a {type(target).__name__}")
 
     def inert_set(self) -> None:
         self.items()
