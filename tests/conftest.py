@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from gatestep.engine.graph import Graph, Node
+from gatestep.engine.graph import Graph
 from gatestep.engine.model import Model
-from gatestep.engine.ops import OPS
+from gatestep.engine.oracle import evaluate
 
 GATES = {"LSTM": "iofc", "GRU": "zrh", "RNN": "h"}
 STANDARD = {"LSTM": ("Sigmoid", "Tanh", "Tanh"), "GRU": ("Sigmoid", "Tanh"), "RNN": ("Tanh",)}
@@ -114,35 +114,7 @@ class Net:
 
     def evaluate(self, feeds: Mapping[str, Any], names: Sequence[str] | None = None) -> dict[str, np.ndarray]:
         """The outputs (or values `names`) in float64, by the operators' definitions alone."""
-        values: dict[str, Any] = {"": None, **self.graph.constants}
-        for port in self.graph.inputs:
-            default = self.graph.defaults.get(port.name)
-            if port.name in feeds or default is not None:
-                values[port.name] = np.asarray(feeds.get(port.name, default))
-            else:
-                sizes = {
-                    d: n
-                    for p in self.graph.inputs
-                    if p.name in feeds
-                    for d, n in zip(p.shape or (), np.shape(feeds[p.name]), strict=True)
-                }
-                values[port.name] = np.zeros([d if isinstance(d, int) else sizes[d] for d in port.shape or ()])
-        for name, value in values.items():
-            if value is not None and value.dtype.kind == "f":
-                values[name] = value.astype(np.float64)
-        with np.errstate(all="ignore"):
-            for node in self.graph.nodes:
-                self.compute(node, values)
-        return {name: values[name] for name in names or [port.name for port in self.graph.outputs]}
-
-    @staticmethod
-    def compute(node: Node, values: dict[str, Any]) -> None:
-        """One node."""
-        inputs = [values[name] for name in node.inputs]
-        while inputs and inputs[-1] is None:
-            inputs.pop()
-        results = OPS[node.op].evaluate(node, *inputs)
-        values.update({name: np.asarray(r) for name, r in zip(node.outputs, results, strict=False) if name})
+        return evaluate(self.graph, feeds, names)
 
 
 @pytest.fixture(scope="session")
