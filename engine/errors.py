@@ -6,6 +6,7 @@ __all__ = [
     "GatestepError",
     "MissingExtraError",
     "ModelFormatError",
+    "ModelWarning",
     "ShapeError",
     "StateError",
     "UnsupportedModelError",
@@ -57,6 +58,10 @@ class UnsupportedModelError(GatestepError, ValueError):
             where.append(f"{self.attribute}={self.value!r}" if self.value is not None else self.attribute)
         text = f"{': '.join(where)}: {self.reason}" if where else self.reason
         return f"{text}. {self.hint}" if self.hint else text
+
+
+class ModelWarning(UserWarning):
+    """The file loads, but is known to compute something else than the model it was made from."""
 
 
 class ShapeError(GatestepError, ValueError):

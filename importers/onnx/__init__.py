@@ -7,6 +7,7 @@ taken, no path leaves the model's folder, and what is not understood in full is 
 `reader`     the form of a file: names, order, the file's own functions
 `tensors`    weights as arrays, external data included
 `ops`        the table of operators: what each operator set has, and the graph's one form of it
+`exporters`  files known to be written wrongly: warnings, fixes, refusals
 =========== ==========================================================================================
 """
 
@@ -23,6 +24,7 @@ import onnx
 
 from ...engine.errors import UnsupportedModelError
 from ...engine.graph import Dim, Graph
+from .exporters import chosen, warn
 from .forms import Translation
 from .ops import OPS
 from .reader import FileNode, OnnxFile, open_model, read_file
@@ -37,6 +39,7 @@ def read_onnx(
     inputs: Sequence[str] | None = None,
     outputs: Sequence[str] | None = None,
     name: str | None = None,
+    fix: str | Sequence[str] = (),
 ) -> Graph:
     """Translate an ONNX model into a graph.
 
@@ -50,6 +53,8 @@ def read_onnx(
         What the outputs do not depend on is not read.
     name : str, optional
         What error messages call the model; the path by default.
+    fix : str or sequence of str, optional
+        What to mend of files that are known to be wrong: names of `exporters.FIXES`.
 
     Returns
     -------
@@ -65,6 +70,7 @@ def read_onnx(
     UnsupportedModelError
         If it holds something that has no translation, or a name to cut at is not in it.
     """
+    fixes = chosen(fix)
     model, label, folder = open_model(source, name)
     file = read_file(model, label, folder)
     cut = _names(file, "inputs", inputs)
@@ -72,12 +78,13 @@ def read_onnx(
 
     nodes, needed = _needed(file, wanted, cut)
     graph = Graph(label)
-    translation = Translation(file, graph, OPS, needed)
+    translation = Translation(file, graph, OPS, needed, fixes)
     for port in _inputs(file, cut, needed, whole=outputs is None):
         _declare_input(translation, port)
     for node in nodes:
         translation.translate(node)
     _declare_outputs(translation, wanted)
+    warn(translation)
     return graph
 
 

@@ -59,15 +59,21 @@ class Translation:
         Names of the graph's inputs.
     table : mapping
         The operators that there are.
+    fixes : frozenset of str
+        What the caller wants mended (`exporters.FIXES`).
+    doubted : list of str
+        Nodes that compute something else than the model did that the file was made from.
     """
 
     file: OnnxFile
     graph: Graph
     table: Mapping[str, tuple[Form, ...]]
     needed: set[str]
+    fixes: frozenset[str] = frozenset()
     names: dict[str, str] = field(default_factory=dict)
     dtypes: dict[str, np.dtype[Any] | None] = field(default_factory=dict)
     inputs: set[str] = field(default_factory=set)
+    doubted: list[str] = field(default_factory=list)
     _tensors: dict[int, tuple[onnx.AttributeProto, Array]] = field(default_factory=dict)
 
     def value(self, name: str) -> str:

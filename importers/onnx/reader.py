@@ -25,6 +25,9 @@ DOMAIN = "ai.onnx"
 OLDEST_IR, NEWEST_IR = 3, 14
 OLDEST_OPSET, NEWEST_OPSET = 7, 28
 
+#: Metadata of a node in which PyTorch's exporter keeps the call that it wrote the node for.
+TRACED = "pkg.torch.onnx.fx_node"
+
 #: Far beyond any recurrent model, and what translates within seconds.
 MAX_NODES = 250_000
 MAX_CALL_DEPTH = 32
@@ -42,7 +45,11 @@ class ValueType:
 
 @dataclass(frozen=True)
 class FileNode:
-    """A node as the file has it. `version` is that of the operator set of its domain, None if the file imports none."""
+    """A node as the file has it.
+
+    `version` is that of the operator set of its domain, None if the file imports none. `traced` is the call that
+    PyTorch's exporter says it wrote the node for.
+    """
 
     op: str
     domain: str
@@ -52,6 +59,7 @@ class FileNode:
     attrs: Mapping[str, onnx.AttributeProto]
     name: str
     overload: str = ""
+    traced: str = ""
 
     @property
     def title(self) -> str:
@@ -77,6 +85,7 @@ class OnnxFile:
     types: dict[str, ValueType] = field(default_factory=dict)
     initializers: dict[str, onnx.TensorProto] = field(default_factory=dict)
     sparse: set[str] = field(default_factory=set)
+    producer: str = ""
 
     def damaged(self, reason: str, node: FileNode | None = None) -> ModelFormatError:
         """An error that names the file and the node."""
@@ -151,7 +160,7 @@ def _looks_like(data: bytes) -> str:
 # ---------------------------------------------------------------------- structure
 def read_file(model: onnx.ModelProto, source: str, folder: str | None) -> OnnxFile:
     """Check the form of `model` and bring it into one shape."""
-    file = OnnxFile(source, int(model.ir_version), Tensors(source, folder))
+    file = OnnxFile(source, int(model.ir_version), Tensors(source, folder), producer=str(model.producer_name))
     _check_ir(file)
     opsets = _opsets(file, model.opset_import, "the model")
     _check_opset(file, opsets)
@@ -302,6 +311,7 @@ def _node(file: OnnxFile, proto: onnx.NodeProto, opsets: Mapping[str, int]) -> F
         attrs={_name(file, attr.name, "an attribute"): attr for attr in proto.attribute},
         name=_name(file, proto.name, "a node"),
         overload=_name(file, proto.overload, "a node"),
+        traced=next((str(prop.value) for prop in proto.metadata_props if prop.key == TRACED), ""),
     )
     if len(node.attrs) != len(proto.attribute):
         raise file.damaged(f"has attribute {_repeated([a.name for a in proto.attribute])!r} twice", node)

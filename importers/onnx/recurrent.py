@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from .exporters import refuse_lost_projection, resets_after
 from .forms import FLOAT, FLOATS, INT, STRING, STRINGS, Attr, Call, Form, flag, single
 
 __all__ = ["FORMS"]
@@ -52,9 +53,10 @@ def recurrent(call: Call) -> None:
         "clip": None if clip is None or math.isinf(clip) else clip,
     }
     if op == "LSTM":
+        refuse_lost_projection(call, hidden, c0)
         given["coupled"] = "f=1-i" if attrs["input_forget"] else ""
     elif op == "GRU":
-        given["linear_before_reset"] = attrs["linear_before_reset"]
+        given["linear_before_reset"] = resets_after(call)
 
     batch_first = bool(attrs.get("layout", 0))
     names = [*call.outputs, "", "", ""][: 3 if op == "LSTM" else 2]

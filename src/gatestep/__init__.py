@@ -20,6 +20,7 @@ from gatestep.engine.errors import (
     GatestepError,
     MissingExtraError,
     ModelFormatError,
+    ModelWarning,
     ShapeError,
     StateError,
     UnsupportedModelError,
@@ -38,6 +39,7 @@ __all__ = [
     "MissingExtraError",
     "Model",
     "ModelFormatError",
+    "ModelWarning",
     "Port",
     "ShapeError",
     "Snapshot",
@@ -58,6 +60,7 @@ def load(
     inputs: Sequence[str] | None = None,
     outputs: Sequence[str] | None = None,
     states: Mapping[str, str] | None = None,
+    fix: str | Sequence[str] = (),
     backend: str = "auto",
     dtype: Any = "float32",
 ) -> Model:
@@ -79,6 +82,9 @@ def load(
         Names of values of an ONNX graph: load only the part between them.
     states : mapping of str to str, optional
         ``{"input": "output"}`` pairs that carry state by hand, where they are not found by themselves.
+    fix : str or sequence of str, optional
+        What to mend of an ONNX file that is known to be wrong; loading one warns with a `ModelWarning` that names the
+        fix. ``"torch-gru"``: GRUs that PyTorch exported with ``linear_before_reset=0`` compute with 1.
     backend : {"auto", "cython", "numba"}
         Who compiled the kernels. "auto" is "cython"; "numba" needs the extra of that name.
     dtype : {"float32", "float64"}
@@ -106,7 +112,7 @@ def load(
         raise ValueError(f"dtype={dtype!r} is not float32 or float64")
     if backend not in ("auto", "cython", "numba"):
         raise ValueError(f"backend={backend!r} is not 'auto', 'cython' or 'numba'")
-    graph = _read(source, spec, state_dict, inputs, outputs)
+    graph = _read(source, spec, state_dict, inputs, outputs, fix)
     return Model(graph, states=states, backend="cython" if backend == "auto" else backend, dtype=real)
 
 
@@ -116,6 +122,7 @@ def _read(
     state_dict: str | None,
     inputs: Sequence[str] | None,
     outputs: Sequence[str] | None,
+    fix: str | Sequence[str],
 ) -> Graph:
     """The graph of a source, by what it holds."""
     from gatestep.importers import weights
@@ -125,12 +132,14 @@ def _read(
     ):
         if inputs is not None or outputs is not None:
             raise ValueError("inputs= and outputs= name values of an ONNX graph; a weight file has none")
+        if fix:
+            raise ValueError(f"fix={fix!r} mends ONNX files; this is a weight file")
         return weights.read_graph(source, spec=spec, state_dict=state_dict)
     if spec is not None or state_dict is not None:
         raise ValueError("spec= and state_dict= are for weight files; an ONNX model describes itself")
     from gatestep.importers.onnx import read_onnx
 
-    return read_onnx(source, inputs=inputs, outputs=outputs)
+    return read_onnx(source, inputs=inputs, outputs=outputs, fix=fix)
 
 
 def __getattr__(name: str) -> Any:
