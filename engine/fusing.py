@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -63,7 +63,7 @@ class Cell:
 
 def rewritten(graph: Graph, known: Known, cells: Iterable[Cell]) -> Graph:
     """The graph with these cells as recurrent operators, without what nothing asks for any more."""
-    new = Graph(graph.source, graph.inputs, graph.outputs, [], dict(graph.constants), graph.defaults, graph._fresh)
+    new = replace(graph, nodes=[], constants=dict(graph.constants))
     interned: dict[Any, str] = {}
 
     def constant(array: np.ndarray) -> str:

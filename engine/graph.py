@@ -33,6 +33,17 @@ as ``"iofc"`` (ONNX), ``"ifco"`` (Keras and PyTorch: c is PyTorch's g) for LSTM,
 defaults filled in, f, g, h per direction one after the other; ``clip`` float or None; LSTM: ``coupled``
 ``"" | "f=1-i" | "i=1-f"``; GRU: ``linear_before_reset`` bool. ``recognised`` is true on one step of a
 cell that the file writes out (see `cells`): it begins at exactly what the graph hands it, call after call.
+
+Control flow holds graphs as attributes. They are closed: all that they use from outside is an input of the node and of
+the body, the captured values, in the same order, and no value has the name of one in another graph. What a body gives
+may be one of its inputs or constants, and one value more than once.
+
+``If(cond, *captured)`` has ``then`` and ``orelse``, both with the inputs ``captured``. ``Loop(trip, cond, *state,
+*captured)``, with ``body`` and the number of ``states``, gives the last states and then what each iteration gave,
+stacked; the body's inputs are ``i, cond, *state, *captured``, its outputs ``cond, *state, *scans``; trip and cond may
+be ``""``. ``Scan(*state, *xs, *captured)`` has ``body``, the numbers ``states`` and ``xs``, and tuples ``in_axes`` and
+``in_reverse``, one entry for each of xs, ``out_axes`` and ``out_reverse``, one for each of ys: the body's inputs are
+``*state, *xs, *captured`` with the axis taken out of xs, its outputs ``*state, *ys``.
 """
 
 from __future__ import annotations
@@ -90,12 +101,18 @@ class Node:
         """How messages call it: ``LSTM 'encoder'``."""
         return f"{self.op} {(self.name or self.key).lstrip(chr(0))!r}"
 
+    @property
+    def bodies(self) -> dict[str, Graph]:
+        """The graphs that it holds, by attribute."""
+        return {name: value for name, value in self.attrs.items() if isinstance(value, Graph)}
+
 
 @dataclass
 class Graph:
     """Nodes in execution order over named values.
 
-    `defaults` holds, for optional inputs, an array, or None for zeros of the port's shape.
+    `defaults` holds, for optional inputs, an array, or None for zeros of the port's shape. `prefix` begins the names
+    that a body makes up, so that they are its own.
     """
 
     source: str
@@ -104,12 +121,13 @@ class Graph:
     nodes: list[Node] = field(default_factory=list)
     constants: dict[str, np.ndarray] = field(default_factory=dict)
     defaults: dict[str, np.ndarray | None] = field(default_factory=dict)
+    prefix: str = ""
     _fresh: int = 0
 
     def fresh(self, hint: str = "v") -> str:
         """A value name that no file uses."""
         self._fresh += 1
-        return f"\0{hint}{self._fresh}"
+        return f"\0{self.prefix}{hint}{self._fresh}"
 
     def input(
         self,

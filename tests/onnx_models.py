@@ -88,3 +88,21 @@ def function_model(nodes: Sequence[Any], functions: Sequence[Any], **options: An
 def own(name: str, inputs: Sequence[str], outputs: Sequence[str], nodes: Sequence[Any], **options: Any) -> Any:
     imports = [helper.make_opsetid("", 17), helper.make_opsetid("own", 1)]
     return helper.make_function("own", name, inputs, outputs, nodes, imports, **options)
+
+
+def assert_sound(graph: Graph, taken: set[str] | None = None) -> None:
+    """Every value is made once, before its use, under a name that no other graph of the model has."""
+    taken = set() if taken is None else taken
+    known = {port.name for port in graph.inputs} | graph.constants.keys()
+    for node in graph.nodes:
+        assert known.issuperset(filter(None, node.inputs)), node
+        made = set(filter(None, node.outputs))
+        assert known.isdisjoint(made), node
+        known |= made
+    assert known.issuperset(port.name for port in graph.outputs)
+    own = known - graph.constants.keys()
+    assert taken.isdisjoint(own)
+    taken |= own
+    for node in graph.nodes:
+        for body in node.bodies.values():
+            assert_sound(body, taken)

@@ -6,6 +6,7 @@ taken, no path leaves the model's folder, and what is not understood in full is 
 =========== ==========================================================================================
 `reader`     the form of a file: names, order, the file's own functions
 `tensors`    weights as arrays, external data included
+`control`    branches and loops: bodies as closed graphs
 `ops`        the table of operators: what each operator set has, and the graph's one form of it
 `exporters`  files known to be written wrongly: warnings, fixes, refusals
 =========== ==========================================================================================
@@ -24,6 +25,7 @@ import onnx
 
 from ...engine.errors import UnsupportedModelError
 from ...engine.graph import Dim, Graph
+from .control import depended_on
 from .exporters import chosen, warn
 from .forms import Translation
 from .ops import OPS
@@ -112,13 +114,7 @@ def _names(file: OnnxFile, argument: str, names: Sequence[str] | None) -> list[s
 def _needed(file: OnnxFile, wanted: Sequence[str], cut: Sequence[str] | None) -> tuple[list[FileNode], set[str]]:
     """The nodes that `wanted` values depend on, in order, and all values they read."""
     stops = set(cut if cut is not None else file.inputs)
-    needed = set(wanted)
-    nodes = []
-    for node in reversed(file.nodes):
-        outputs = tuple("" if name in stops else name for name in node.outputs)
-        if not needed.isdisjoint(filter(None, outputs)):
-            nodes.append(replace(node, outputs=outputs) if outputs != node.outputs else node)
-            needed.update(filter(None, node.inputs))
+    nodes, needed = depended_on(file.nodes, wanted, stops)
     for name in file.inputs if cut is not None else ():
         if name in needed and name not in stops and name not in file.initializers:
             raise UnsupportedModelError(
@@ -128,7 +124,7 @@ def _needed(file: OnnxFile, wanted: Sequence[str], cut: Sequence[str] | None) ->
                 value=list(cut or ())[:16],
                 hint="Add it to inputs, or cut behind it",
             )
-    return nodes[::-1], needed
+    return nodes, needed
 
 
 def _inputs(file: OnnxFile, cut: list[str] | None, needed: set[str], *, whole: bool) -> list[str]:

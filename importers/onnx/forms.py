@@ -21,6 +21,7 @@ from .reader import DOMAIN, FileNode, OnnxFile, describe
 __all__ = [
     "FLOAT",
     "FLOATS",
+    "GRAPH",
     "INT",
     "INTS",
     "REQUIRED",
@@ -63,6 +64,8 @@ class Translation:
         What the caller wants mended (`exporters.FIXES`).
     doubted : list of str
         Nodes that compute something else than the model did that the file was made from.
+    decoded : dict
+        Tensors that can occur more than once, as their node is inlined, by id.
     """
 
     file: OnnxFile
@@ -74,7 +77,7 @@ class Translation:
     dtypes: dict[str, np.dtype[Any] | None] = field(default_factory=dict)
     inputs: set[str] = field(default_factory=set)
     doubted: list[str] = field(default_factory=list)
-    _tensors: dict[int, tuple[onnx.AttributeProto, Array]] = field(default_factory=dict)
+    decoded: dict[int, tuple[object, Array]] = field(default_factory=dict)
 
     def value(self, name: str) -> str:
         """The graph's name of a value that a translated node uses; initializers are read at their first use."""
@@ -84,12 +87,17 @@ class Translation:
             raise UnsupportedModelError(
                 f"initializer {name!r} is sparse", source=self.file.source, hint="Store it as a dense tensor"
             )
-        self.constant(self.initializer(name), name)
+        self.constant(self.shared(name) if name.startswith("\0") else self.initializer(name), name)
         return name
 
     def initializer(self, name: str) -> Array:
         """The array of an initializer."""
         return self.file.tensors.array(self.file.initializers[name], f"initializer {name!r}")
+
+    def shared(self, name: str) -> Array:
+        """The array of an initializer that bodies use: one array, however many of them there are."""
+        tensor = self.file.initializers[name]
+        return self._decoded(tensor, tensor, f"initializer {name.lstrip(chr(0))!r}")
 
     def constant(self, array: Array, name: str | None = None) -> str:
         """Add a constant; `name` is the file's, if it has one."""
@@ -111,11 +119,15 @@ class Translation:
         return declared.shape if declared else None
 
     def tensor(self, attr: onnx.AttributeProto, what: str) -> Array:
-        """The array of an attribute, decoded once however often its node is inlined."""
-        held = self._tensors.get(id(attr))
+        """The array of an attribute."""
+        return self._decoded(attr, attr.t, what)
+
+    def _decoded(self, owner: object, tensor: onnx.TensorProto, what: str) -> Array:
+        """The array of a tensor, decoded once however often its node is inlined."""
+        held = self.decoded.get(id(owner))
         if held is None:
-            # The attribute is kept as well, so that its id stays its own.
-            held = self._tensors[id(attr)] = (attr, self.file.tensors.array(attr.t, what))
+            # The owner is kept as well, so that its id stays its own.
+            held = self.decoded[id(owner)] = (owner, self.file.tensors.array(tensor, what))
         return held[1]
 
     def translate(self, node: FileNode) -> None:
@@ -142,7 +154,7 @@ class Translation:
 # ---------------------------------------------------------------------- forms
 _A = onnx.AttributeProto
 INT, FLOAT, STRING, TENSOR = int(_A.INT), int(_A.FLOAT), int(_A.STRING), int(_A.TENSOR)
-INTS, FLOATS, STRINGS = int(_A.INTS), int(_A.FLOATS), int(_A.STRINGS)
+INTS, FLOATS, STRINGS, GRAPH = int(_A.INTS), int(_A.FLOATS), int(_A.STRINGS), int(_A.GRAPH)
 SPARSE_TENSOR = int(_A.SPARSE_TENSOR)
 REQUIRED = object()
 
@@ -173,13 +185,17 @@ def single(value: float) -> float:
 
 @dataclass(frozen=True)
 class Form:
-    """An operator from operator set `since` on. `inputs` is (required, at most); None means any number."""
+    """An operator from operator set `since` on. `inputs` is (required, at most); None means any number.
+
+    Of any number of inputs none may be left out but the first `gaps`.
+    """
 
     since: int
     translate: Callable[[Call], None]
     inputs: tuple[int, int | None] = (1, 1)
     attrs: Mapping[str, Attr] = field(default_factory=dict)
     outputs: int | None = 1
+    gaps: int = 0
 
 
 class Call:
@@ -196,7 +212,7 @@ class Call:
             outputs.pop()
         if most is not None and len(inputs) > most:
             raise self.damaged(f"has {len(inputs)} inputs; operator set {node.version} knows {most}")
-        if len(inputs) < required or not all(inputs[: len(inputs) if most is None else required]):
+        if len(inputs) < required or not all(inputs[form.gaps : len(inputs) if most is None else required]):
             raise self.damaged(f"lacks input {next((k for k, i in enumerate(inputs) if not i), len(inputs))}")
         if form.outputs is not None and len(outputs) > form.outputs:
             raise self.damaged(f"has {len(outputs)} outputs; operator set {node.version} knows {form.outputs}")
@@ -250,6 +266,10 @@ class Call:
             return tuple(map(float, proto.floats))
         if kind == STRINGS:
             return tuple(self._text(name, s) for s in proto.strings)
+        if kind == GRAPH:
+            if name not in self.node.bodies:
+                raise self.unsupported("is a graph that a function is handed", name, hint="Inline the function")
+            return self.node.bodies[name]
         if kind == TENSOR:
             return self.translation.tensor(proto, f"attribute {name} of {self.node.label}")
         raise self.unsupported("is not supported", name)

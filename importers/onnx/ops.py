@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from . import compositions, indexing, recurrent, windows
+from . import compositions, control, indexing, recurrent, windows
 from .forms import (
     FLOAT,
     FLOATS,
@@ -189,6 +189,7 @@ OPS: dict[str, tuple[Form, ...]] = {
     **windows.FORMS,
     **indexing.FORMS,
     **compositions.FORMS,
+    **control.FORMS,
     # values that move
     "Transpose": (Form(7, same, attrs={"perm": Attr(INTS)}),),
     "Squeeze": (Form(7, axes_to_input, (1, 1), {"axes": Attr(INTS)}), Form(13, same, (1, 2))),

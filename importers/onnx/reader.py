@@ -6,7 +6,7 @@ import heapq
 import os
 import stat
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -17,7 +17,7 @@ from ...engine.errors import ModelFormatError, UnsupportedModelError
 from ...engine.graph import Dim
 from .tensors import Tensors
 
-__all__ = ["DOMAIN", "FileNode", "OnnxFile", "ValueType", "describe", "open_model", "read_file"]
+__all__ = ["DOMAIN", "Body", "FileNode", "OnnxFile", "ValueType", "describe", "open_model", "read_file"]
 
 #: How messages call the default domain, which files write as "" or by this name.
 DOMAIN = "ai.onnx"
@@ -31,6 +31,7 @@ TRACED = "pkg.torch.onnx.fx_node"
 #: Far beyond any recurrent model, and what translates within seconds.
 MAX_NODES = 250_000
 MAX_CALL_DEPTH = 32
+MAX_BODY_DEPTH = 16
 #: Protobuf reads no more.
 MAX_FILE_BYTES = 2**31 - 1
 
@@ -41,6 +42,25 @@ class ValueType:
 
     code: int | None
     shape: tuple[Dim, ...] | None
+
+
+@dataclass(frozen=True)
+class Body:
+    """A graph that a node holds: a branch, or what a loop repeats.
+
+    In a node as it is read, names are those of the file. In one that `read_file` gives, they are like no other in the
+    file and begin with `prefix` behind a NUL, `nodes` are in execution order, and `captured` are the values of the
+    graphs around it that it uses.
+    """
+
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    nodes: tuple[FileNode, ...]
+    types: Mapping[str, ValueType]
+    initializers: Mapping[str, onnx.TensorProto]
+    sparse: frozenset[str]
+    captured: tuple[str, ...] = ()
+    prefix: str = ""
 
 
 @dataclass(frozen=True)
@@ -60,6 +80,13 @@ class FileNode:
     name: str
     overload: str = ""
     traced: str = ""
+    bodies: Mapping[str, Body] = field(default_factory=dict)
+
+    @property
+    def reads(self) -> list[str]:
+        """All values that it uses, those that only its bodies use included."""
+        inner = (name for body in self.bodies.values() for name in body.captured)
+        return [*dict.fromkeys(filter(None, (*self.inputs, *inner)))]
 
     @property
     def title(self) -> str:
@@ -165,9 +192,7 @@ def read_file(model: onnx.ModelProto, source: str, folder: str | None) -> OnnxFi
     opsets = _opsets(file, model.opset_import, "the model")
     _check_opset(file, opsets)
     graph = model.graph
-    for part in ("node", "input", "output", "initializer", "sparse_initializer", "value_info"):
-        if len(getattr(graph, part)) > MAX_NODES:
-            raise UnsupportedModelError(f"has more than {MAX_NODES} entries of {part}", source=source)
+    _check_size(file, graph)
     for kind, infos, names in (("input", graph.input, file.inputs), ("output", graph.output, file.outputs)):
         for info in infos:
             name = _name(file, info.name, f"an {kind}")
@@ -193,8 +218,21 @@ def read_file(model: onnx.ModelProto, source: str, folder: str | None) -> OnnxFi
         if name in file.initializers or name in file.sparse:
             raise file.damaged(f"has initializer {name!r} twice")
         file.sparse.add(name)
-    file.nodes = _ordered(file, list(_inlined(file, model, opsets)))
+    given = set(file.inputs) | file.initializers.keys() | file.sparse
+    inliner = _Inliner(file, _functions(file, model, opsets))
+    nodes = list(inliner.nodes((_node(file, proto, opsets) for proto in graph.node), _Scope()))
+    file.nodes = _ordered(file, nodes, given)
+    made = given.union(*(node.outputs for node in nodes))
+    for name in file.outputs:
+        if name not in made:
+            raise file.damaged(f"output {name!r} is made by no node")
     return file
+
+
+def _check_size(file: OnnxFile, graph: onnx.GraphProto) -> None:
+    for part in ("node", "input", "output", "initializer", "sparse_initializer", "value_info"):
+        if len(getattr(graph, part)) > MAX_NODES:
+            raise UnsupportedModelError(f"has more than {MAX_NODES} entries of {part}", source=file.source)
 
 
 def _check_ir(file: OnnxFile) -> None:
@@ -288,20 +326,32 @@ class _Function:
 
 @dataclass(frozen=True)
 class _Scope:
-    """One call of a function: what its names and attributes stand for outside. The graph itself has none of it."""
+    """What names and attributes stand for: in one call of a function, or in a body, which sees what is `around` it.
+
+    The graph itself has none of it.
+    """
 
     depth: int = 0
     prefix: str = ""
     title: str = ""
     names: dict[str, str] = field(default_factory=dict)
     attrs: Mapping[str, onnx.AttributeProto] | None = None
+    around: _Scope | None = None
 
     def value(self, name: str) -> str:
-        return self.names.get(name, self.prefix + name) if name else ""
+        if not name:
+            return ""
+        if self.around is None:
+            return self.names.get(name, self.prefix + name)
+        return self.names[name] if name in self.names else self.around.value(name)
 
 
-def _node(file: OnnxFile, proto: onnx.NodeProto, opsets: Mapping[str, int]) -> FileNode:
+def _node(file: OnnxFile, proto: onnx.NodeProto, opsets: Mapping[str, int], depth: int = 0) -> FileNode:
     domain = _domain(file, proto.domain)
+    if depth > MAX_BODY_DEPTH:
+        raise UnsupportedModelError(
+            f"has bodies in bodies, more than {MAX_BODY_DEPTH} deep", source=file.source, node=str(proto.op_type)[:80]
+        )
     node = FileNode(
         op=_name(file, proto.op_type, "a node"),
         domain=domain,
@@ -312,10 +362,40 @@ def _node(file: OnnxFile, proto: onnx.NodeProto, opsets: Mapping[str, int]) -> F
         name=_name(file, proto.name, "a node"),
         overload=_name(file, proto.overload, "a node"),
         traced=next((str(prop.value) for prop in proto.metadata_props if prop.key == TRACED), ""),
+        bodies={attr.name: _body(file, attr.g, opsets, depth + 1) for attr in proto.attribute if attr.HasField("g")},
     )
     if len(node.attrs) != len(proto.attribute):
         raise file.damaged(f"has attribute {_repeated([a.name for a in proto.attribute])!r} twice", node)
     return node
+
+
+def _body(file: OnnxFile, graph: onnx.GraphProto, opsets: Mapping[str, int], depth: int) -> Body:
+    """A graph that a node holds, in the file's names."""
+    _check_size(file, graph)
+    inputs, outputs = (
+        tuple(_name(file, info.name, "a value") for info in side) for side in (graph.input, graph.output)
+    )
+    if len(set(inputs)) != len(inputs):
+        raise file.damaged(f"a body declares input {_repeated(inputs)!r} twice")
+    if "" in inputs or "" in outputs:
+        raise file.damaged("a body has an input or output without a name")
+    named: dict[str, onnx.TensorProto] = {}
+    for tensor in graph.initializer:
+        name = _name(file, tensor.name, "an initializer")
+        if not name or name in named:
+            raise file.damaged(
+                f"a body has initializer {name!r} twice" if name else "has an initializer without a name"
+            )
+        named[name] = tensor
+    infos = (*graph.input, *graph.output, *graph.value_info)
+    return Body(
+        inputs=inputs,
+        outputs=outputs,
+        nodes=tuple(_node(file, node, opsets, depth) for node in graph.node),
+        types={_name(file, info.name, "a value"): _value_type(file, info) for info in reversed(infos)},
+        initializers=named,
+        sparse=frozenset(_name(file, sparse.values.name, "an initializer") for sparse in graph.sparse_initializer),
+    )
 
 
 def _functions(
@@ -344,30 +424,69 @@ def _functions(
     return functions
 
 
-def _inlined(file: OnnxFile, model: onnx.ModelProto, opsets: Mapping[str, int]) -> Iterator[FileNode]:
-    """The nodes of the graph, with the bodies of the file's own functions in place of their calls."""
-    functions = _functions(file, model, opsets)
-    total = calls = 0
-    top = (_node(file, proto, opsets) for proto in model.graph.node)
-    stack: list[tuple[Iterator[FileNode], _Scope]] = [(top, _Scope())]
-    while stack:
-        nodes, scope = stack[-1]
-        node = next(nodes, None)
-        if node is None:
-            stack.pop()
-            continue
-        node = _in_scope(file, node, scope)
-        total += 1 if scope.attrs is None else _cost(node)
-        if total > MAX_NODES:
-            raise UnsupportedModelError(f"has more than {MAX_NODES} nodes", source=file.source)
-        function = functions.get((node.domain, node.op, node.overload))
-        if function is None:
-            yield node
-            continue
-        if scope.depth == MAX_CALL_DEPTH:
-            raise file.damaged("functions call each other too deeply, or in a circle", node)
-        calls += 1
-        stack.append((iter(function.nodes), _call(file, node, function, scope, calls)))
+@dataclass
+class _Inliner:
+    """Nodes in one naming, with the bodies of the file's own functions in place of their calls."""
+
+    file: OnnxFile
+    functions: Mapping[tuple[str, str, str], _Function]
+    total: int = 0
+    scopes: int = 0
+
+    def nodes(self, nodes: Iterable[FileNode], scope: _Scope) -> Iterator[FileNode]:
+        """`nodes`, which stand in `scope`."""
+        file = self.file
+        stack: list[tuple[Iterator[FileNode], _Scope]] = [(iter(nodes), scope)]
+        while stack:
+            nodes, scope = stack[-1]
+            node = next(nodes, None)
+            if node is None:
+                stack.pop()
+                continue
+            node = _in_scope(file, node, scope)
+            self.count(1 if scope.attrs is None and scope.around is None else _cost(node))
+            function = self.functions.get((node.domain, node.op, node.overload))
+            if (function is not None or node.bodies) and scope.depth == MAX_CALL_DEPTH:
+                raise file.damaged("functions call each other too deeply, or in a circle", node)
+            if function is None:
+                yield self.with_bodies(node, scope) if node.bodies else node
+                continue
+            self.scopes += 1
+            stack.append((iter(function.nodes), _call(file, node, function, scope, self.scopes)))
+
+    def count(self, cost: int) -> None:
+        """Nodes and what goes with them, of all bodies and calls together."""
+        self.total += cost
+        if self.total > MAX_NODES:
+            raise UnsupportedModelError(f"has more than {MAX_NODES} nodes", source=self.file.source)
+
+    def with_bodies(self, node: FileNode, scope: _Scope) -> FileNode:
+        """`node` with its bodies in names that are like no other."""
+        return replace(node, bodies={name: self.body(node, body, scope) for name, body in node.bodies.items()})
+
+    def body(self, node: FileNode, body: Body, around: _Scope) -> Body:
+        file = self.file
+        self.scopes += 1
+        made = (name for inner in body.nodes for name in inner.outputs if name)
+        own = dict.fromkeys((*body.inputs, *body.initializers, *body.sparse, *made))
+        self.count(len(own) + sum(map(len, own)) // 256)
+        prefix = f"{node.op}{self.scopes}/"
+        names = {name: f"\0{prefix}{name}" for name in own}
+        scope = _Scope(around.depth + 1, "", node.title, names, around.attrs, around)
+        nodes = list(self.nodes(body.nodes, scope))
+        file.types.update((names[name], kind) for name, kind in body.types.items() if name in names)
+        initializers = {names[name]: tensor for name, tensor in body.initializers.items()}
+        file.initializers.update(initializers)
+        sparse = frozenset(names[name] for name in body.sparse)
+        file.sparse |= sparse
+        inputs, outputs = (tuple(map(scope.value, side)) for side in (body.inputs, body.outputs))
+        if len({*inputs, *initializers, *sparse}) != len(inputs) + len(initializers) + len(sparse):
+            raise file.damaged("has a body with an input that is an initializer as well", node)
+        inside = {*names.values(), *(name for inner in nodes for name in inner.outputs)}
+        reads = dict.fromkeys(name for inner in nodes for name in inner.reads)
+        captured = tuple(name for name in (*reads, *dict.fromkeys(outputs)) if name not in inside)
+        given = {*inputs, *initializers, *sparse, *captured}
+        return Body(inputs, outputs, tuple(_ordered(file, nodes, given)), {}, initializers, sparse, captured, prefix)
 
 
 def _in_scope(file: OnnxFile, node: FileNode, scope: _Scope) -> FileNode:
@@ -380,7 +499,7 @@ def _in_scope(file: OnnxFile, node: FileNode, scope: _Scope) -> FileNode:
             raise file.damaged(f"attribute {name} refers to an attribute of a function, but is in none", node)
         elif attr.ref_attr_name in scope.attrs:
             attrs[name] = scope.attrs[attr.ref_attr_name]
-    if scope.attrs is None:
+    if scope.attrs is None and scope.around is None:
         return node
     return replace(
         node,
@@ -409,9 +528,8 @@ def _call(file: OnnxFile, node: FileNode, function: _Function, scope: _Scope, co
 
 
 # ---------------------------------------------------------------------- order
-def _ordered(file: OnnxFile, nodes: list[FileNode]) -> list[FileNode]:
-    """`nodes` in execution order: the file's own wherever that is one."""
-    given = set(file.inputs) | file.initializers.keys() | file.sparse
+def _ordered(file: OnnxFile, nodes: list[FileNode], given: Set[str]) -> list[FileNode]:
+    """`nodes`, which may use what is `given`, in execution order: the file's own wherever that is one."""
     maker: dict[str, int] = {}
     for k, node in enumerate(nodes):
         for name in filter(None, node.outputs):
@@ -421,15 +539,12 @@ def _ordered(file: OnnxFile, nodes: list[FileNode]) -> list[FileNode]:
     waits: list[set[int]] = []
     for node in nodes:
         needs = set()
-        for name in node.inputs:
+        for name in node.reads:
             if name in maker:
                 needs.add(maker[name])
-            elif name and name not in given:
+            elif name not in given:
                 raise file.damaged(f"uses value {name!r}, which nothing defines", node)
         waits.append(needs)
-    for name in file.outputs:
-        if name not in maker and name not in given:
-            raise file.damaged(f"output {name!r} is made by no node")
     if all(max(needs, default=-1) < k for k, needs in enumerate(waits)):
         return nodes
 

@@ -15,7 +15,7 @@ from gatestep.engine.errors import GatestepError, ModelFormatError, UnsupportedM
 from gatestep.engine.graph import Graph  # noqa: E402
 from gatestep.importers.onnx import read_onnx  # noqa: E402
 from onnx import TensorProto, helper, numpy_helper  # noqa: E402
-from onnx_models import CASES, function_model, info, make, own  # noqa: E402
+from onnx_models import CASES, assert_sound, function_model, info, make, own  # noqa: E402
 
 
 def onnx_cases() -> list[Any]:
@@ -26,8 +26,6 @@ def onnx_cases() -> list[Any]:
     return [pytest.param(case, id=case["name"]) for case in cases if case["format"] == "onnx"]
 
 
-#: Operators of the shared cases that have no translation yet.
-NOT_YET = {"Loop", "Scan"}
 #: Cases that must fail and do so here; others fail on the values that they are given.
 REFUSED = {
     "ort/lstm_MismatchedWeightShapeIsRejected_0": "input W has shape",
@@ -43,23 +41,11 @@ def test_shared_case(case: dict[str, Any]) -> None:
             read_onnx(path)
         assert str(path) in str(refusal.value)
         return
-    if missing := NOT_YET & set(case["ops"]):
-        with pytest.raises(UnsupportedModelError) as caught:
-            read_onnx(path)
-        assert caught.value.node is not None
-        assert caught.value.node.split()[0] in missing
-        return
     graph = read_onnx(path)
     if case["expect"] == "ok":
         assert [port.name for port in graph.inputs] == list(case["inputs"])
         assert [port.name for port in graph.outputs] == list(case["outputs"])
-    known = {port.name for port in graph.inputs} | graph.constants.keys()
-    for node in graph.nodes:
-        assert known.issuperset(filter(None, node.inputs)), node
-        made = set(filter(None, node.outputs))
-        assert known.isdisjoint(made), node
-        known |= made
-    assert known.issuperset(port.name for port in graph.outputs)
+    assert_sound(graph)
 
 
 def small_models() -> list[bytes]:
