@@ -81,7 +81,7 @@ def kernel_call(model: gatestep.Model, frame: Array) -> tuple[KernelCall, NDArra
     inputs, hidden = instruction.n[2], instruction.n[3]
     lanes = -(-hidden // pack.BLOCK) * pack.BLOCK
     x, h, c, y, scratch = (
-        pack.aligned_empty(size, weights.dtype) for size in (inputs, lanes, lanes, lanes, 4 * lanes + 64)
+        pack.aligned_empty(size, weights.dtype) for size in (inputs, lanes, lanes, lanes, pack.scratch(1, 1, hidden))
     )
     x[:] = frame
     h[:] = c[:] = y[:] = scratch[:] = 0

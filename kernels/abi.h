@@ -12,7 +12,7 @@
  *   p[4] y     (T, B, P)  row (t, b) at y + t*n[7] + b*n[8], dense inside
  *   p[5] hn    (B, P) dense, may be h0   p[6] cn    (B, H) dense, lstm only, may be c0
  *   p[7] peepholes, packed, or NULL    p[8] projection, packed as a linear of H -> P, or NULL (then P == H)
- *   p[9] scratch: GS_SCRATCH(B, H) reals, 64-byte aligned
+ *   p[9] scratch: GS_SCRATCH(T, B, H) reals, 64-byte aligned (pack.scratch says the same)
  *   p[10] lengths int32 (B), or NULL: a row past its length gives y = 0 and keeps its state; a row of length 0 ends with
  *         states of 0, as ONNX Runtime has it
  *   n[0] T  n[1] B  n[2] I  n[3] H  n[4] P  n[5] n[6] x strides  n[7] n[8] y strides
@@ -89,7 +89,13 @@ enum { GS_OK = 0, GS_BAD_INDEX = 1 };
 
 /* Every buffer of a step is padded to whole 16-lane blocks. */
 #define GS_BLOCK 16
-#define GS_SCRATCH(B, H) (4 * (B) * (((H) + GS_BLOCK - 1) / GS_BLOCK * GS_BLOCK) + 64)
+#define GS_ROW(H) (4 * (((H) + GS_BLOCK - 1) / GS_BLOCK * GS_BLOCK))
+/* Steps whose sums over x are done ahead, with one pass over those weights; 1 where that is too few to gain by it. */
+#define GS_MOST_AHEAD(B) (64 / (B) < 16 ? 64 / (B) : 16)
+#define GS_AHEAD(T, B) ((B) < 1 || (B) > 16 || (T) < 4 ? 1 : (T) < GS_MOST_AHEAD(B) ? (T) : GS_MOST_AHEAD(B))
+/* What a step needs, and what is done ahead behind it. */
+#define GS_STEP_SCRATCH(B, H) ((B) * GS_ROW(H) + 64)
+#define GS_SCRATCH(T, B, H) (GS_STEP_SCRATCH(B, H) + (GS_AHEAD(T, B) > 1 ? GS_AHEAD(T, B) * (B) * GS_ROW(H) : 0))
 
 enum {
     GS_ACT_IDENTITY, GS_ACT_SIGMOID, GS_ACT_TANH, GS_ACT_RELU,

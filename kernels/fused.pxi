@@ -23,6 +23,9 @@ cdef enum:  # what a tile computes
     GRU_RESET  # the two passes of a GRU that resets before the product
     GRU_CANDIDATE
     DENSE
+    LSTM_AHEAD  # the sums over x alone, of many steps at once
+    GRU_AHEAD
+    DENSE_AHEAD
 
 
 cdef extern from *:
@@ -32,6 +35,11 @@ cdef extern from *:
     """
     enum:
         MOST_JOINED "GS_MOST_JOINED"
+
+
+cdef extern from "abi.h":
+    Py_ssize_t GS_AHEAD(Py_ssize_t steps, Py_ssize_t batch) noexcept nogil
+    Py_ssize_t GS_STEP_SCRATCH(Py_ssize_t batch, Py_ssize_t hidden) noexcept nogil
 
 
 cdef struct Step:
@@ -49,6 +57,8 @@ cdef struct Step:
     Py_ssize_t y_stride
     Py_ssize_t block  # reals per packed block
     Py_ssize_t padded  # `size` in whole blocks
+    real* ahead  # (B, ahead_stride): what the sums are after bias and x, where that was done ahead; else NULL
+    Py_ssize_t ahead_stride
     real* reset_h  # (B, padded) each, of the GRU that resets before the product: r * h, z, and the sums over x of n
     real* update
     real* candidate
@@ -117,6 +127,53 @@ cdef inline void start_sums(
         w[unit] += wide
 
 
+cdef inline Py_ssize_t column_of(Py_ssize_t unit, int gate) noexcept nogil:
+    return unit // GS_SPLIT * WIDE + gate * GS_BLOCK + unit % GS_SPLIT * GS_LANES
+
+
+cdef inline void start_with_x(
+    const bint resumes, const int rows, const int units, const int gates, const int products, vf* sums, const real** w,
+    const Step* s, const Py_ssize_t unit, const Py_ssize_t row,
+) noexcept nogil:
+    """Bias and x, of which `products` gates take products; moves `w` to the weights of h.
+
+    A tile that `resumes` finds that much of its sums in `s.ahead`.
+    """
+    cdef int i, j, gate
+    cdef const real* done
+    if not resumes:
+        start_sums(rows, units, gates, sums, w, gates * GS_BLOCK)
+        add_products(
+            rows, units, products, products - 1, sums, w, products * GS_BLOCK, s.x + row * s.x_stride, s.x_stride,
+            s.x_size)
+        return
+    for j in range(units):
+        w[j] += (gates + products * s.x_size) * GS_BLOCK
+        for i in range(rows):
+            done = s.ahead + (row + i) * s.ahead_stride
+            for gate in range(gates):
+                sums[(i * units + j) * 4 + gate] = load_aligned(done + column_of(unit + j, gate))
+
+
+cdef inline void ahead_tile(
+    const int kind, const int rows, const int units, const int gates, const Step* s, Py_ssize_t unit, Py_ssize_t row
+) noexcept nogil:
+    """Bias and x of some rows, for `start_with_x` to take up."""
+    cdef const real* w[2]
+    cdef vf sums[16]
+    cdef int products = 3 if kind == GRU_AHEAD else gates
+    cdef int i, j, gate
+    for j in range(units):
+        w[j] = unit_weights(s, unit + j)
+    start_sums(rows, units, gates, sums, w, gates * GS_BLOCK)
+    add_products(
+        rows, units, products, products - 1, sums, w, products * GS_BLOCK, s.x + row * s.x_stride, s.x_stride, s.x_size)
+    for i in range(rows):
+        for j in range(units):
+            for gate in range(gates):
+                store(s.ahead + (row + i) * s.ahead_stride + column_of(unit + j, gate), sums[(i * units + j) * 4 + gate])
+
+
 cdef inline void keep_sums(const int cells, const int gates, const bint calls, const vf* sums, vf* kept) noexcept nogil:
     """Out of the registers into an array that may be indexed; `calls` says that functions are called on what is in it."""
     cdef int cell, gate
@@ -175,7 +232,7 @@ cdef vf lstm_cell_general(const Step* s, const vf* sums, vf* c, Py_ssize_t lane)
 
 
 cdef inline void lstm_tile(
-    const int kind, const int rows, const int units, const Step* s, Py_ssize_t unit, Py_ssize_t row
+    const int kind, const bint resumes, const int rows, const int units, const Step* s, Py_ssize_t unit, Py_ssize_t row
 ) noexcept nogil:
     cdef const real* w[2]
     cdef vf sums[16]
@@ -186,8 +243,7 @@ cdef inline void lstm_tile(
     cdef real* c_row
     for j in range(units):
         w[j] = unit_weights(s, unit + j)
-    start_sums(rows, units, 4, sums, w, WIDE)
-    add_products(rows, units, 4, 3, sums, w, WIDE, s.x + row * s.x_stride, s.x_stride, s.x_size)
+    start_with_x(resumes, rows, units, 4, 4, sums, w, s, unit, row)
     add_products(rows, units, 4, 3, sums, w, WIDE, s.h + row * s.h_stride, s.h_stride, s.h_size)
     keep_sums(rows * units, 4, kind != LSTM, sums, kept)
     for i in range(rows):
@@ -224,7 +280,7 @@ cdef vf gru_cell_general(const Step* s, const vf* sums, vf h) noexcept nogil:
 
 
 cdef inline void gru_tile(
-    const int kind, const int rows, const int units, const Step* s, Py_ssize_t unit, Py_ssize_t row
+    const int kind, const bint resumes, const int rows, const int units, const Step* s, Py_ssize_t unit, Py_ssize_t row
 ) noexcept nogil:
     cdef const real* w[4]
     cdef vf sums[16]
@@ -234,8 +290,7 @@ cdef inline void gru_tile(
     cdef Py_ssize_t lane, room
     for j in range(units):
         w[j] = unit_weights(s, unit + j)
-    start_sums(rows, units, 4, sums, w, WIDE)
-    add_products(rows, units, 3, 2, sums, w, 3 * GS_BLOCK, s.x + row * s.x_stride, s.x_stride, s.x_size)
+    start_with_x(resumes, rows, units, 4, 3, sums, w, s, unit, row)
     add_products(rows, units, 3, 3, sums, w, 3 * GS_BLOCK, s.h + row * s.h_stride, s.h_stride, s.h_size)
     keep_sums(rows * units, 4, kind != GRU, sums, kept)
     for i in range(rows):
@@ -251,7 +306,7 @@ cdef inline void gru_tile(
 
 
 cdef inline void gru_reset_tile(
-    const int rows, const int units, const Step* s, Py_ssize_t unit, Py_ssize_t row
+    const bint resumes, const int rows, const int units, const Step* s, Py_ssize_t unit, Py_ssize_t row
 ) noexcept nogil:
     """Reset before the product, first pass: r * h, z, and the n gate's sum over x, which do not wait for all of r * h."""
     cdef const real* w[2]
@@ -263,8 +318,7 @@ cdef inline void gru_reset_tile(
     cdef Py_ssize_t lane, at
     for j in range(units):
         w[j] = unit_weights(s, unit + j)
-    start_sums(rows, units, 4, sums, w, WIDE)
-    add_products(rows, units, 3, 2, sums, w, 3 * GS_BLOCK, s.x + row * s.x_stride, s.x_stride, s.x_size)
+    start_with_x(resumes, rows, units, 4, 3, sums, w, s, unit, row)
     add_products(rows, units, 2, 1, sums, w, 3 * GS_BLOCK, s.h + row * s.h_stride, s.h_stride, s.h_size)
     keep_sums(rows * units, 3, True, sums, kept)
     for i in range(rows):
@@ -326,14 +380,14 @@ cdef inline void dense_finish(
     cdef Py_ssize_t column, room
     for j in range(units):
         for gate in range(gates):
-            column = (unit + j) // GS_SPLIT * WIDE + gate * GS_BLOCK + (unit + j) % GS_SPLIT * GS_LANES
+            column = column_of(unit + j, gate)
             room = s.size - column
             if room > 0:
                 store_lanes(s.y + row * s.y_stride + column, dense_cell(s, kept[j * 4 + gate]), room)
 
 
 cdef inline void dense_tile(
-    const int rows, const int units, const int gates, const Step* s, Py_ssize_t unit, Py_ssize_t row
+    const bint resumes, const int rows, const int units, const int gates, const Step* s, Py_ssize_t unit, Py_ssize_t row
 ) noexcept nogil:
     """`gates` blocks of a group side by side; unit number u is vector u % GS_SPLIT of each block of group u // GS_SPLIT."""
     cdef const real* w[2]
@@ -342,9 +396,7 @@ cdef inline void dense_tile(
     cdef int i, j
     for j in range(units):
         w[j] = unit_weights(s, unit + j)
-    start_sums(rows, units, gates, sums, w, gates * GS_BLOCK)
-    add_products(
-        rows, units, gates, gates - 1, sums, w, gates * GS_BLOCK, s.x + row * s.x_stride, s.x_stride, s.x_size)
+    start_with_x(resumes, rows, units, gates, gates, sums, w, s, unit, row)
     add_products(
         rows, units, gates, gates - 1, sums, w, gates * GS_BLOCK, s.h + row * s.h_stride, s.h_stride, s.h_size)
     keep_sums(rows * units, gates, True, sums, kept)
@@ -398,22 +450,25 @@ cdef inline void dense_tile_joined(const int last_units, const int gates, const 
 # ---------------------------------------------------------------------------------------------------- tiles over a step
 
 cdef inline void tile(
-    const int kind, const int rows, const int units, const int gates, const Step* s, Py_ssize_t unit, Py_ssize_t row
+    const int kind, const bint resumes, const int rows, const int units, const int gates, const Step* s,
+    Py_ssize_t unit, Py_ssize_t row,
 ) noexcept nogil:
     if kind == LSTM or kind == LSTM_GENERAL:
-        lstm_tile(kind, rows, units, s, unit, row)
+        lstm_tile(kind, resumes, rows, units, s, unit, row)
     elif kind == GRU or kind == GRU_GENERAL:
-        gru_tile(kind, rows, units, s, unit, row)
+        gru_tile(kind, resumes, rows, units, s, unit, row)
     elif kind == GRU_RESET:
-        gru_reset_tile(rows, units, s, unit, row)
+        gru_reset_tile(resumes, rows, units, s, unit, row)
     elif kind == GRU_CANDIDATE:
         gru_candidate_tile(rows, units, s, unit, row)
+    elif kind == LSTM_AHEAD or kind == GRU_AHEAD or kind == DENSE_AHEAD:
+        ahead_tile(kind, rows, units, gates, s, unit, row)
     else:
-        dense_tile(rows, units, gates, s, unit, row)
+        dense_tile(resumes, rows, units, gates, s, unit, row)
 
 
 cdef inline void all_rows(
-    const int kind, const int gates, const Step* s, Py_ssize_t unit, Py_ssize_t stop, Py_ssize_t batch
+    const int kind, const bint resumes, const int gates, const Step* s, Py_ssize_t unit, Py_ssize_t stop, Py_ssize_t batch
 ) noexcept nogil:
     """Units `unit` to `stop`, one or two, of all rows."""
     cdef bint both = unit + 1 < stop
@@ -422,25 +477,27 @@ cdef inline void all_rows(
         # Two twos rather than three and one.
         if left >= GS_ROWS and not (GS_ROWS == 3 and left == 4):
             for one in range(unit, stop):
-                tile(kind, GS_ROWS, 1, gates, s, one, row)
+                tile(kind, resumes, GS_ROWS, 1, gates, s, one, row)
             row += GS_ROWS
         elif left >= 2 and GS_ROWS > 2:
             if both and GS_ROWS == 4:
-                tile(kind, 2, 2, gates, s, unit, row)
+                tile(kind, resumes, 2, 2, gates, s, unit, row)
             else:
                 for one in range(unit, stop):
-                    tile(kind, 2, 1, gates, s, one, row)
+                    tile(kind, resumes, 2, 1, gates, s, one, row)
             row += 2
         else:
             if both:
-                tile(kind, 1, 2, gates, s, unit, row)
+                tile(kind, resumes, 1, 2, gates, s, unit, row)
             else:
-                tile(kind, 1, 1, gates, s, unit, row)
+                tile(kind, resumes, 1, 1, gates, s, unit, row)
             row += 1
         left = batch - row
 
 
-cdef inline void all_units(const int kind, const Step* s, Py_ssize_t batch, bint backwards) noexcept nogil:
+cdef inline void all_units(
+    const int kind, const bint resumes, const Step* s, Py_ssize_t batch, bint backwards
+) noexcept nogil:
     """One pass over the weights of a gated cell, from either end of the list of blocks.
 
     The end of the last pass is still in the cache: a pass that starts there finds some of its weights closer.
@@ -454,55 +511,72 @@ cdef inline void all_units(const int kind, const Step* s, Py_ssize_t batch, bint
         unit = count * (groups - 1 - group if backwards else group)
         stop = min(unit + count, units)
         if kind == GRU and stop - unit == 4:
-            tile(kind, 1, 4, 4, s, unit, 0)
+            tile(kind, resumes, 1, 4, 4, s, unit, 0)
             continue
         while unit < stop:
-            all_rows(kind, 4, s, unit, min(unit + 2, stop), batch)
+            all_rows(kind, resumes, 4, s, unit, min(unit + 2, stop), batch)
             unit += 2
 
 
 cdef void lstm_step(const Step* s, Py_ssize_t batch, bint backwards) noexcept nogil:
-    all_units(LSTM, s, batch, backwards)
+    if s.ahead is NULL:
+        all_units(LSTM, False, s, batch, backwards)
+    else:
+        all_units(LSTM, True, s, batch, backwards)
 
 
 cdef void lstm_step_general(const Step* s, Py_ssize_t batch, bint backwards) noexcept nogil:
-    all_units(LSTM_GENERAL, s, batch, backwards)
+    if s.ahead is NULL:
+        all_units(LSTM_GENERAL, False, s, batch, backwards)
+    else:
+        all_units(LSTM_GENERAL, True, s, batch, backwards)
 
 
 cdef void gru_step(const Step* s, Py_ssize_t batch, bint backwards) noexcept nogil:
-    all_units(GRU, s, batch, backwards)
+    if s.ahead is NULL:
+        all_units(GRU, False, s, batch, backwards)
+    else:
+        all_units(GRU, True, s, batch, backwards)
 
 
 cdef void gru_step_general(const Step* s, Py_ssize_t batch, bint backwards) noexcept nogil:
-    all_units(GRU_GENERAL, s, batch, backwards)
+    if s.ahead is NULL:
+        all_units(GRU_GENERAL, False, s, batch, backwards)
+    else:
+        all_units(GRU_GENERAL, True, s, batch, backwards)
 
 
 cdef void gru_step_reset_before(Step* s, Py_ssize_t batch, bint backwards) noexcept nogil:
     s.reset_h = <real*>s.args.p[9]
     s.update = s.reset_h + batch * s.padded
     s.candidate = s.update + batch * s.padded
-    all_units(GRU_RESET, s, batch, backwards)
-    all_units(GRU_CANDIDATE, s, batch, not backwards)
+    if s.ahead is NULL:
+        all_units(GRU_RESET, False, s, batch, backwards)
+    else:
+        all_units(GRU_RESET, True, s, batch, backwards)
+    all_units(GRU_CANDIDATE, False, s, batch, not backwards)
 
 
 cdef inline void dense_narrow_group(
-    const int gates, const Step* s, Py_ssize_t unit, Py_ssize_t stop, Py_ssize_t batch
+    const int kind, const bint resumes, const int gates, const Step* s, Py_ssize_t unit, Py_ssize_t stop, Py_ssize_t batch
 ) noexcept nogil:
     while unit < stop:
-        all_rows(DENSE, gates, s, unit, min(unit + 2, stop), batch)
+        all_rows(kind, resumes, gates, s, unit, min(unit + 2, stop), batch)
         unit += 2
 
 
-cdef void dense_last_group(const Step* s, Py_ssize_t first, Py_ssize_t batch) noexcept nogil:
+cdef inline void dense_last_group(
+    const int kind, const bint resumes, const Step* s, Py_ssize_t first, Py_ssize_t batch
+) noexcept nogil:
     """The group of fewer than four blocks, whose units start at `first`."""
     cdef Py_ssize_t columns = s.size - first // GS_SPLIT * WIDE
     cdef Py_ssize_t blocks = quotient_up(columns, GS_BLOCK), stop = first + min(quotient_up(columns, GS_LANES), GS_SPLIT)
     if blocks == 1:
-        dense_narrow_group(1, s, first, stop, batch)
+        dense_narrow_group(kind, resumes, 1, s, first, stop, batch)
     elif blocks == 2:
-        dense_narrow_group(2, s, first, stop, batch)
+        dense_narrow_group(kind, resumes, 2, s, first, stop, batch)
     else:
-        dense_narrow_group(3, s, first, stop, batch)
+        dense_narrow_group(kind, resumes, 3, s, first, stop, batch)
 
 
 cdef void dense_last_joined(const Step* s, Py_ssize_t unit, Py_ssize_t blocks) noexcept nogil:
@@ -514,22 +588,43 @@ cdef void dense_last_joined(const Step* s, Py_ssize_t unit, Py_ssize_t blocks) n
         dense_tile_joined(MOST_JOINED, 3, s, unit)
 
 
-cdef void dense_step(const Step* s, Py_ssize_t batch, bint backwards) noexcept nogil:
+cdef inline void dense_pass(
+    const int kind, const bint resumes, const Step* s, Py_ssize_t batch, bint backwards
+) noexcept nogil:
     """One pass over the weights of a dense layer: full groups, and the narrow one behind them."""
     cdef Py_ssize_t blocks = s.padded // GS_BLOCK, units = blocks // 4 * GS_SPLIT, pairs = (units + 1) // 2
     cdef Py_ssize_t pair, unit
-    cdef bint joined = batch == 1 and blocks % 4 != 0 and units >= 2 and units % 2 == 0 and GS_SPLIT == MOST_JOINED
+    cdef bint joined = not resumes and batch == 1 and blocks % 4 != 0 and units >= 2 and units % 2 == 0 and GS_SPLIT == MOST_JOINED
     cdef bint alone = blocks % 4 != 0 and not joined
     if alone and backwards:
-        dense_last_group(s, units, batch)
+        dense_last_group(kind, resumes, s, units, batch)
     for pair in range(pairs):
         unit = 2 * (pairs - 1 - pair if backwards else pair)
         if joined and unit + 2 == units:
             dense_last_joined(s, unit, blocks % 4)
         else:
-            all_rows(DENSE, 4, s, unit, min(unit + 2, units), batch)
+            all_rows(kind, resumes, 4, s, unit, min(unit + 2, units), batch)
     if alone and not backwards:
-        dense_last_group(s, units, batch)
+        dense_last_group(kind, resumes, s, units, batch)
+
+
+cdef void dense_step(const Step* s, Py_ssize_t batch, bint backwards) noexcept nogil:
+    if s.ahead is NULL:
+        dense_pass(DENSE, False, s, batch, backwards)
+    else:
+        dense_pass(DENSE, True, s, batch, backwards)
+
+
+cdef void lstm_ahead(const Step* s, Py_ssize_t rows) noexcept nogil:
+    all_units(LSTM_AHEAD, False, s, rows, False)
+
+
+cdef void gru_ahead(const Step* s, Py_ssize_t rows) noexcept nogil:
+    all_units(GRU_AHEAD, False, s, rows, False)
+
+
+cdef void dense_ahead(const Step* s, Py_ssize_t rows) noexcept nogil:
+    dense_pass(DENSE_AHEAD, False, s, rows, False)
 
 
 # ----------------------------------------------------------------------------------------------------- kernels of abi.h
@@ -537,6 +632,7 @@ cdef void dense_step(const Step* s, Py_ssize_t batch, bint backwards) noexcept n
 cdef void set_sizes(Step* s, gs_args* args, Py_ssize_t x_size, Py_ssize_t h_size, Py_ssize_t size) noexcept nogil:
     s.args = args
     s.x_size, s.h_size, s.size = x_size, h_size, size
+    s.ahead, s.ahead_stride = NULL, 0
     s.padded = quotient_up(size, GS_BLOCK) * GS_BLOCK
     s.block = WIDE * (1 + x_size + h_size)
 
@@ -589,16 +685,46 @@ cdef void run_step(int kind, Step* s, Py_ssize_t batch) noexcept nogil:
     args.n[10] = not backwards
 
 
-cdef void run_rows(int kind, Step* s, Py_ssize_t first, Py_ssize_t batch, Py_ssize_t steps) noexcept nogil:
-    """`steps` time steps of `batch` rows from row `first` on, and the final h of each."""
+cdef void work_ahead(int kind, Step* s, real* ahead, const real* x, Py_ssize_t x_stride, Py_ssize_t rows) noexcept nogil:
+    """Bias and x of `rows` rows of several steps: the weights of x pass by once for all of them."""
+    cdef Py_ssize_t stride = s.x_stride
+    s.x, s.x_stride, s.ahead = x, x_stride, ahead
+    if kind == LSTM or kind == LSTM_GENERAL:
+        lstm_ahead(s, rows)
+    elif kind == DENSE:
+        dense_ahead(s, rows)
+    else:
+        gru_ahead(s, rows)
+    s.x_stride = stride
+
+
+cdef void run_rows(
+    int kind, Step* s, Py_ssize_t first, Py_ssize_t batch, Py_ssize_t steps, Py_ssize_t chunk
+) noexcept nogil:
+    """`steps` time steps of `batch` rows from row `first` on, and the final h of each.
+
+    Sums over x are done ahead for `chunk` steps at a time, where that is more than one.
+    """
     cdef gs_args* args = s.args
-    cdef Py_ssize_t width = s.h_size, step, time, row
+    cdef Py_ssize_t width = s.h_size, step, time, row, count, begin = 0
+    cdef real* ahead = <real*>args.p[9] + GS_STEP_SCRATCH(args.n[1], s.size)
+    s.ahead, s.ahead_stride = NULL, 4 * s.padded
+    if batch > 1 and args.n[5] != batch * args.n[6]:
+        chunk = 1
     cdef real* hn = <real*>args.p[5] + first * width
     s.h, s.h_stride = <const real*>args.p[2] + first * width, width
     if kind == LSTM or kind == LSTM_GENERAL:
         s.c = <real*>args.p[6] + first * s.size
     for step in range(steps):
         time = steps - 1 - step if args.n[9] else step
+        if chunk > 1:
+            if step % chunk == 0:
+                count = min(chunk, steps - step)
+                begin = time - count + 1 if args.n[9] else time
+                work_ahead(
+                    kind, s, ahead, <const real*>args.p[0] + begin * args.n[5] + first * args.n[6],
+                    args.n[5] if batch == 1 else args.n[6], count * batch)
+            s.ahead = ahead + (time - begin) * batch * s.ahead_stride
         s.x = <const real*>args.p[0] + time * args.n[5] + first * args.n[6]
         s.y = <real*>args.p[4] + time * args.n[7] + first * args.n[8]
         run_step(kind, s, batch)
@@ -610,7 +736,7 @@ cdef void run_rows(int kind, Step* s, Py_ssize_t first, Py_ssize_t batch, Py_ssi
 
 cdef int run_sequence(int kind, gs_args* args) noexcept nogil:
     cdef Step s
-    cdef Py_ssize_t batch = args.n[1], row, time, length
+    cdef Py_ssize_t batch = args.n[1], row, time, length, chunk = GS_AHEAD(args.n[0], args.n[1])
     cdef const int32_t* lengths = <const int32_t*>args.p[10]
     set_sizes(&s, args, args.n[2], args.n[4], args.n[3])
     s.w = <const real*>args.p[1]
@@ -624,11 +750,11 @@ cdef int run_sequence(int kind, gs_args* args) noexcept nogil:
     elif kind != DENSE and args.p[6] != args.p[3]:
         memcpy(args.p[6], args.p[3], batch * s.size * sizeof(real))
     if lengths is NULL:
-        run_rows(kind, &s, 0, batch, args.n[0])
+        run_rows(kind, &s, 0, batch, args.n[0], chunk)
         return GS_OK
     for row in range(batch):
         length = min(max(<Py_ssize_t>lengths[row], 0), args.n[0])
-        run_rows(kind, &s, row, 1, length)
+        run_rows(kind, &s, row, 1, length, chunk)
         for time in range(length, args.n[0]):
             memset(<real*>args.p[4] + time * args.n[7] + row * args.n[8], 0, s.h_size * sizeof(real))
         if length == 0 and args.n[0] > 0:

@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-__all__ = ["BLOCK", "aligned_empty", "pack_gru", "pack_linear", "pack_lstm", "pack_peepholes", "pack_rnn"]
+__all__ = ["BLOCK", "aligned_empty", "pack_gru", "pack_linear", "pack_lstm", "pack_peepholes", "pack_rnn", "scratch"]
 
 #: Hidden units per block, GS_BLOCK of abi.h.
 BLOCK = 16
@@ -37,6 +37,12 @@ def aligned_empty(count: int, dtype: Any) -> Array:
     raw = np.empty(count * dtype.itemsize + _ALIGNMENT, np.uint8)
     start = -raw.ctypes.data % _ALIGNMENT
     return raw[start : start + count * dtype.itemsize].view(dtype)
+
+
+def scratch(steps: int, batch: int, hidden: int) -> int:
+    """Reals that a recurrent kernel needs beside its operands: GS_SCRATCH of abi.h."""
+    ahead = min(steps, 16, 64 // batch) if 1 <= batch <= 16 and steps >= 4 else 0
+    return (1 + ahead) * batch * 4 * _blocks(hidden) * BLOCK + 64
 
 
 def _blocks(size: int) -> int:

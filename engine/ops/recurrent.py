@@ -177,7 +177,7 @@ class Recurrent(Op):
                 2: direction(first["h"], d),
                 4: y.with_(shape=(t, b, p), strides=(y.strides[0], p, 1), offset=d * b * p, tags=(None,) * 3),
                 5: direction(final["h"], d),
-                9: ctx.temp((4 * b * (-(-h // 16) * 16) + 64,)),
+                9: ctx.temp((pack.scratch(t, b, h),)),
             }
             if "c" in first:
                 slots |= {3: direction(first["c"], d), 6: direction(final["c"], d)}

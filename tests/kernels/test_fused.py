@@ -127,7 +127,7 @@ class Layer:
         y = abi.Guarded((steps, batch, self.state + 3), dtype, offset)
         hn = h_in if in_place else abi.Guarded(h0.shape, dtype, offset)
         cn = c_in if in_place else abi.Guarded(c0.shape, dtype, offset)
-        scratch = abi.Guarded(4 * batch * -(-self.hidden // 16) * 16 + 64, dtype)
+        scratch = abi.Guarded(pack.scratch(steps, batch, self.hidden), dtype)
         kinds = [RECURRENT[name] for name, _, _ in self.activations] + [("IDENTITY", 0.0, 0.0)] * 2
         flag = {"f=1-i": 1, "i=1-f": 2}.get(self.coupled, int(self.reset_before))
         n = [steps, batch, self.inputs, self.hidden, self.state, batch * self.inputs, self.inputs]
