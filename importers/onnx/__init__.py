@@ -4,6 +4,8 @@
 taken, no path leaves the model's folder, and what is not understood in full is refused by name.
 
 =========== ==========================================================================================
+`wire`       the fields of a message, each against a budget
+`proto`      the messages that a file is made of
 `reader`     the form of a file: names, order, the file's own functions
 `tensors`    weights as arrays, external data included
 `control`    branches and loops: bodies as closed graphs
@@ -15,28 +17,27 @@ taken, no path leaves the model's folder, and what is not understood in full is 
 from __future__ import annotations
 
 import difflib
-import os
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
-import onnx
 
 from ...engine.errors import UnsupportedModelError
 from ...engine.graph import Dim, Graph
+from . import proto as onnx
 from .control import depended_on
 from .exporters import chosen, warn
 from .forms import Translation
 from .ops import OPS
-from .reader import FileNode, OnnxFile, open_model, read_file
+from .reader import FileNode, OnnxFile, Source, open_model, read_file
 from .tensors import dtype_of, type_name
 
 __all__ = ["read_onnx"]
 
 
 def read_onnx(
-    source: str | os.PathLike[str] | bytes | bytearray | memoryview | onnx.ModelProto,
+    source: Source,
     *,
     inputs: Sequence[str] | None = None,
     outputs: Sequence[str] | None = None,

@@ -12,10 +12,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-import onnx
 
 from ...engine.errors import ModelFormatError, UnsupportedModelError
 from ...engine.graph import Dim, Graph
+from . import proto as onnx
 from .reader import DOMAIN, FileNode, OnnxFile, describe
 
 __all__ = [
@@ -251,8 +251,8 @@ class Call:
 
     def _decode(self, name: str, proto: onnx.AttributeProto, kind: int) -> Any:
         if proto.type != kind:
-            names = onnx.AttributeProto.AttributeType.items()
-            has, wants = (next((n for n, k in names if k == code), "unknown") for code in (proto.type, kind))
+            names = {member.value: member.name for member in onnx.AttributeType}
+            has, wants = (names.get(code, "unknown") for code in (proto.type, kind))
             raise self.damaged(f"attribute {name} is of type {has}, not {wants}")
         if kind == INT:
             return int(proto.i)

@@ -8,14 +8,16 @@ import stat
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
-from typing import Any
-
-import onnx
-from google.protobuf.message import DecodeError  # type: ignore[import-untyped,unused-ignore]
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from ...engine.errors import ModelFormatError, UnsupportedModelError
 from ...engine.graph import Dim
+from . import proto as onnx
 from .tensors import Tensors
+from .wire import Damaged, TooMuch, read
+
+if TYPE_CHECKING:
+    import onnx as library
 
 __all__ = ["DOMAIN", "Body", "FileNode", "OnnxFile", "ValueType", "describe", "open_model", "read_file"]
 
@@ -32,7 +34,10 @@ TRACED = "pkg.torch.onnx.fx_node"
 MAX_NODES = 250_000
 MAX_CALL_DEPTH = 32
 MAX_BODY_DEPTH = 16
-#: Protobuf reads no more.
+#: What a model is read from; one of the library's own is written as a file first.
+Source: TypeAlias = "str | os.PathLike[str] | bytes | bytearray | memoryview | library.ModelProto"
+
+#: Protobuf writes no more.
 MAX_FILE_BYTES = 2**31 - 1
 
 
@@ -121,32 +126,49 @@ class OnnxFile:
 
 
 # ---------------------------------------------------------------------- bytes
-def open_model(
-    source: str | os.PathLike[str] | bytes | bytearray | memoryview | onnx.ModelProto, name: str | None = None
-) -> tuple[onnx.ModelProto, str, str | None]:
+def open_model(source: Source, name: str | None = None) -> tuple[onnx.ModelProto, str, str | None]:
     """Parse `source`; returns the model, what messages call it, and its folder (None if it is not a file)."""
-    if isinstance(source, onnx.ModelProto):
-        return source, name or "<ModelProto>", None
+    folder = None
     if isinstance(source, bytes | bytearray | memoryview):
-        data, label, folder = bytes(source), name or "<bytes>", None
-    else:
+        data, label = memoryview(source).cast("B"), name or "<bytes>"
+    elif isinstance(source, str | os.PathLike):
         path = os.fspath(source)
         label, folder = name or path, os.path.dirname(path) or "."
-        if not stat.S_ISREG(os.stat(path).st_mode):
-            raise ModelFormatError(f"{label}: is not a regular file")
-        with open(path, "rb") as file:
-            if os.fstat(file.fileno()).st_size > MAX_FILE_BYTES:
-                raise ModelFormatError(
-                    f"{label}: is larger than 2 GB, which no ONNX file can be. Larger weights belong in external data"
-                )
-            data = file.read(MAX_FILE_BYTES + 1)
+        data = _file_bytes(path, label)
+    else:
+        label = name or "<ModelProto>"
+        data = _library_bytes(source, label)
     try:
-        model = onnx.ModelProto.FromString(data)
-    except (DecodeError, UnicodeDecodeError) as error:
-        raise ModelFormatError(f"{label}: is not an ONNX file: {_looks_like(data)}") from error
+        model = read(onnx.ModelProto, data)
+    except Damaged as error:
+        raise ModelFormatError(f"{label}: is not an ONNX file: {_looks_like(data)} ({error})") from None
+    except TooMuch:
+        raise UnsupportedModelError("has more parts than any recurrent model", source=label) from None
     if not model.HasField("graph"):
         raise ModelFormatError(f"{label}: is not an ONNX file: {_looks_like(data)}")
     return model, label, folder
+
+
+def _file_bytes(path: str, label: str) -> memoryview:
+    # Read, not mapped into memory: a mapped file that someone writes anew takes the process with it.
+    if not stat.S_ISREG(os.stat(path).st_mode):
+        raise ModelFormatError(f"{label}: is not a regular file")
+    with open(path, "rb") as file:
+        if os.fstat(file.fileno()).st_size > MAX_FILE_BYTES:
+            raise ModelFormatError(
+                f"{label}: is larger than 2 GB, which no ONNX file can be. Larger weights belong in external data"
+            )
+        return memoryview(file.read())
+
+
+def _library_bytes(source: Any, label: str) -> memoryview:
+    """A model of the onnx package as the bytes of a file."""
+    if getattr(getattr(source, "DESCRIPTOR", None), "full_name", None) != "onnx.ModelProto":
+        raise TypeError(f"a model is a path, bytes or onnx.ModelProto, not {type(source).__name__}")
+    try:
+        return memoryview(source.SerializeToString())
+    except ValueError as error:  # of more than 2 GB
+        raise ModelFormatError(f"{label}: cannot be written as a file ({error})") from error
 
 
 _SIGNATURES = (
@@ -163,14 +185,15 @@ _SIGNATURES = (
 )
 
 
-def _looks_like(data: bytes) -> str:
+def _looks_like(file: memoryview) -> str:
     """What else than ONNX these bytes may be."""
+    data = bytes(file[:512])
     if not data:
         return "it is empty"
     for offset, signature, meaning in _SIGNATURES:
         if data.startswith(signature, offset):
             return meaning
-    head = data[:512].lstrip().lower()
+    head = data.lstrip().lower()
     if head.startswith((b"<!doctype html", b"<html")):
         return "it is a web page, perhaps from a download link that needs a login"
     if head.startswith(b"<?xml"):
@@ -283,9 +306,9 @@ def _domain(file: OnnxFile, domain: str) -> str:
     return "" if domain == DOMAIN else domain
 
 
-def _name(file: OnnxFile, name: str | bytes, what: str) -> str:
-    # Protobuf gives bytes where a string is not UTF-8; NUL starts the names that the graph makes up itself.
-    if not isinstance(name, str) or "\0" in name:
+def _name(file: OnnxFile, name: str, what: str) -> str:
+    # NUL starts the names that the graph makes up itself.
+    if "\0" in name:
         raise file.damaged(f"has {what} with the unreadable name {name[:80]!r}")
     return name
 

@@ -10,9 +10,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-import onnx
 
 from ...engine.errors import ModelFormatError, UnsupportedModelError
+from . import proto as onnx
+from .wire import Damaged, numbers
 
 __all__ = ["Tensors", "dtype_of", "type_name"]
 
@@ -20,6 +21,7 @@ __all__ = ["Tensors", "dtype_of", "type_name"]
 MAX_RANK = 32
 
 _BFLOAT16 = int(onnx.TensorProto.BFLOAT16)
+_BOOL = int(onnx.TensorProto.BOOL)
 
 #: data_type -> (little-endian layout of raw_data, field that holds it otherwise)
 _LAYOUT = {
@@ -35,17 +37,25 @@ _LAYOUT = {
     int(onnx.TensorProto.UINT16): ("<u2", "int32_data"),
     int(onnx.TensorProto.UINT32): ("<u4", "uint64_data"),
     int(onnx.TensorProto.UINT64): ("<u8", "uint64_data"),
-    int(onnx.TensorProto.BOOL): ("|b1", "int32_data"),
+    int(onnx.TensorProto.BOOL): ("|u1", "int32_data"),
     int(onnx.TensorProto.COMPLEX64): ("<c8", "float_data"),
     int(onnx.TensorProto.COMPLEX128): ("<c16", "double_data"),
 }
-_DATA_FIELDS = ("float_data", "int32_data", "int64_data", "double_data", "uint64_data", "string_data")
+#: The fields of numbers, and what lies in them.
+_FIELDS: dict[str, np.dtype[Any]] = {
+    "float_data": np.dtype("<f4"),
+    "int32_data": np.dtype(np.int32),
+    "int64_data": np.dtype(np.int64),
+    "double_data": np.dtype("<f8"),
+    "uint64_data": np.dtype(np.uint64),
+}
+_DATA_FIELDS = (*_FIELDS, "string_data")
 
 
 def type_name(code: int) -> str:
     """ONNX's name of a data type: ``"FLOAT16"``."""
     try:
-        return str(onnx.TensorProto.DataType.Name(code))
+        return onnx.DataType(code).name
     except ValueError:
         return f"number {code}"
 
@@ -57,6 +67,8 @@ def dtype_of(code: int) -> np.dtype[Any] | None:
     """
     if code == _BFLOAT16:
         return np.dtype(np.float32)
+    if code == _BOOL:
+        return np.dtype(np.bool_)
     layout = _LAYOUT.get(code)
     return None if layout is None else np.dtype(layout[0]).newbyteorder("=")
 
@@ -115,7 +127,9 @@ class Tensors:
         if tensor.data_location == onnx.TensorProto.EXTERNAL:
             if [name for name in filled if name != "raw_data"] or len(tensor.raw_data):
                 raise self._damaged(what, "has both external and internal data")
-            flat = self._from_bytes(self._read_external(tensor, math.prod(shape) * dtype.itemsize, what), dtype)
+            flat = self._read_external(tensor, math.prod(shape) * dtype.itemsize, what).view(dtype)
+        elif tensor.data_location:
+            raise self._damaged(what, f"lies in the unknown location {tensor.data_location}")
         elif len(filled) > 1:
             raise self._damaged(what, f"has its data twice: {' and '.join(filled)}")
         elif filled == ["raw_data"]:
@@ -123,11 +137,16 @@ class Tensors:
             expected = math.prod(shape) * dtype.itemsize
             if len(raw) != expected:
                 raise self._damaged(what, f"is {expected} bytes by its shape {shape}, but {len(raw)} bytes are there")
-            flat = self._from_bytes(np.frombuffer(raw, np.uint8), dtype)
+            # Copied, because what lies in the file is not aligned, and would keep all of the file in memory.
+            flat = np.frombuffer(raw, dtype).copy() if expected else np.empty(0, dtype)
         else:
             flat = self._from_field(tensor, typed, dtype, shape, what)
         if code == _BFLOAT16:
-            flat = (flat.astype(np.uint32) << np.uint32(16)).view(np.float32)
+            flat = flat.astype(np.uint32)
+            flat <<= np.uint32(16)
+            flat = flat.view(np.float32)
+        elif code == _BOOL:
+            flat = flat != 0
         return flat.reshape(shape).astype(flat.dtype.newbyteorder("="), copy=False)
 
     def _damaged(self, what: str, reason: str) -> ModelFormatError:
@@ -144,30 +163,24 @@ class Tensors:
             raise self._damaged(what, f"has the impossible shape {shape}")
         return shape
 
-    @staticmethod
-    def _from_bytes(raw: np.ndarray, dtype: np.dtype[Any]) -> np.ndarray:
-        # A bool of any byte but 0 and 1 is undefined behaviour in NumPy.
-        return np.not_equal(raw, 0) if dtype.kind == "b" else raw.view(dtype)
-
     def _from_field(
         self, tensor: onnx.TensorProto, typed: str, dtype: np.dtype[Any], shape: tuple[int, ...], what: str
     ) -> np.ndarray:
-        data = getattr(tensor, typed)
+        chunks = getattr(tensor, typed)
         expected = math.prod(shape) * (2 if dtype.kind == "c" else 1)
+        try:
+            data = numbers(chunks, _FIELDS[typed])
+        except Damaged as error:
+            raise self._damaged(what, f"has {error} in {typed}") from None
         if len(data) != expected:
             raise self._damaged(what, f"has {len(data)} values in {typed}, but its shape {shape} takes {expected}")
-        if dtype.kind == "c":
-            return np.array(data, dtype=f"f{dtype.itemsize // 2}").view(dtype.newbyteorder("="))
-        if typed in ("float_data", "double_data"):
-            return np.array(data, dtype=dtype.newbyteorder("="))
-        wide = np.array(data, dtype=np.uint64 if typed == "uint64_data" else np.int64)
-        if dtype.kind == "b":
-            return np.not_equal(wide, 0)
+        if dtype.kind == "c" or typed in ("float_data", "double_data"):
+            return data.view(dtype)
         bits = np.dtype("<u2") if dtype.kind == "f" else dtype
         limits = np.iinfo(bits)
-        if wide.size and (int(wide.min()) < limits.min or int(wide.max()) > limits.max):
+        if data.size and bits.itemsize < data.itemsize and (data.min() < limits.min or data.max() > limits.max):
             raise self._damaged(what, f"has values in {typed} that do not fit its data type")
-        return wide.astype(bits).view(dtype)
+        return data.astype(bits, copy=False).view(dtype)
 
     # ------------------------------------------------------------------ external data
     def _read_external(self, tensor: onnx.TensorProto, expected: int, what: str) -> np.ndarray:
@@ -230,11 +243,11 @@ class Tensors:
                 self._taken[path] = self._taken.get(path, 0) + expected
                 if self._taken[path] > size:
                     raise self._damaged(what, f"overlaps other tensors in {location!r}")
-                out = bytearray(expected)
+                out = np.empty(expected, np.uint8)
                 file.seek(offset)
-                if file.readinto(out) != expected:
+                if file.readinto(out.data) != expected:
                     raise self._damaged(what, f"could not be read in full from {location!r}")
-                return np.frombuffer(out, np.uint8)
+                return out
         except FileNotFoundError:
             raise self._damaged(what, f"lies in {location!r}, which is not next to the model") from None
         except OSError as error:
