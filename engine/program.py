@@ -32,10 +32,7 @@ class Packed:
     def get(self, weights: Weights, real: np.dtype[Any]) -> np.ndarray:
         """The packed form of `weights`."""
         held = self.arrays.get(weights.key)
-        if held is None or not all(
-            a is b or (a is not None and b is not None and np.array_equal(a, b))
-            for a, b in zip(held[0], weights.arrays, strict=True)
-        ):
+        if held is None or not all(map(_same, held[0], weights.arrays)):
             held = weights.arrays, weights.pack(*weights.arrays, real)
             self.arrays[weights.key] = held
         return held[1]
@@ -43,6 +40,14 @@ class Packed:
     @property
     def nbytes(self) -> int:
         return sum(packed.nbytes for _, packed in self.arrays.values())
+
+
+def _same(a: np.ndarray | None, b: np.ndarray | None) -> bool:
+    """Whether two arrays, both alive, hold the same: most often they are the same memory."""
+    if a is None or b is None:
+        return a is b
+    layouts = [(x.ctypes.data, x.shape, x.strides, x.dtype) for x in (a, b)]
+    return layouts[0] == layouts[1] or np.array_equal(a, b)
 
 
 @dataclass(eq=False)

@@ -80,9 +80,10 @@ class _Tracer:
         self.sets: dict[str, np.ndarray] = {}
         self.escaped: set[str] = set()
         self.made = total = 0
+        leading = _leading(graph)
         for port in graph.inputs:
             value = ctx.values.get(port.name)
-            if isinstance(value, View) and value.dtype.kind == "f" and value.count <= MOST_ELEMENTS:
+            if port.name in leading and isinstance(value, View) and value.dtype.kind == "f" and value.count <= MOST_ELEMENTS:
                 self.numbers[port.name] = -1 - total - np.arange(value.count, dtype=np.int64).reshape(value.shape)
                 self.sets[port.name] = np.full(value.count, -1, dtype=np.int64)
                 self.owners.append(port.name)
@@ -142,6 +143,17 @@ class _Tracer:
             at = 1 if state == "h" else 2
             if at < len(node.outputs) and node.outputs[at]:
                 self.numbers[node.outputs[at]] = ids
+
+
+def _leading(graph: Graph) -> set[str]:
+    """The values that may become initial states by moving elements. Following others would take their memory."""
+    found: set[str] = set()
+    for node in reversed(graph.nodes):
+        if node.op in ("LSTM", "GRU", "RNN"):
+            found.update(node.inputs[5:7])
+        elif OPS[node.op].moves and not found.isdisjoint(node.outputs):
+            found.update(node.inputs)
+    return found
 
 
 #: Inputs with more elements than this are not followed.

@@ -16,6 +16,7 @@ where for the GRU n is W_n x + b_n and h is R_n h + its bias, apart because r mu
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -49,33 +50,35 @@ def _blocks(size: int) -> int:
     return -(-size // BLOCK)
 
 
-def _padded(rows: Array, size: int) -> Array:
-    """Zero rows behind axis 1 of (gates, hidden, k) up to `size`."""
-    if rows.shape[1] == size:
+def _padded(rows: Array, size: int, order: Sequence[int]) -> Array:
+    """(gates, hidden, k) in `order`, with zero rows behind axis 1 up to `size`."""
+    if rows.shape[1] == size and list(order) == list(range(len(rows))):
         return rows
     out = np.zeros((rows.shape[0], size, rows.shape[2]), rows.dtype)
-    out[:, : rows.shape[1]] = rows
+    for gate, held in zip(out, order, strict=True):
+        gate[: rows.shape[1]] = rows[held]
     return out
 
 
-def _lanes(rows: Array, blocks: int) -> Array:
+def _lanes(rows: Array, blocks: int, order: Sequence[int]) -> Array:
     """(gates, hidden, k) as (blocks, k, gates, 16)."""
     gates, _, width = rows.shape
-    lanes: Array = _padded(rows, blocks * BLOCK).reshape(gates, blocks, BLOCK, width).transpose(1, 3, 0, 2)
+    lanes: Array = _padded(rows, blocks * BLOCK, order).reshape(gates, blocks, BLOCK, width).transpose(1, 3, 0, 2)
     return lanes
 
 
-def pack_lstm(w: ArrayLike, r: ArrayLike, b: ArrayLike, dtype: Any) -> Array:
+def pack_lstm(w: ArrayLike, r: ArrayLike, b: ArrayLike, dtype: Any, order: Sequence[int] = (0, 1, 2, 3)) -> Array:
     """Pack an LSTM layer.
 
     Parameters
     ----------
     w : array_like, (4H, I)
-        Gates i, f, g, o.
     r : array_like, (4H, P)
     b : array_like, (4H,)
         The sum of both biases.
     dtype : float32 or float64
+    order : sequence of int
+        Where the gates i, f, g, o are in each of them.
 
     Returns
     -------
@@ -86,22 +89,25 @@ def pack_lstm(w: ArrayLike, r: ArrayLike, b: ArrayLike, dtype: Any) -> Array:
     inputs, state, blocks = w.shape[1], r.shape[1], _blocks(hidden)
     packed = aligned_empty(blocks * (1 + inputs + state) * 4 * BLOCK, dtype)
     view = packed.reshape(blocks, 1 + inputs + state, 4, BLOCK)
-    view[:, :1] = _lanes(b.reshape(4, hidden, 1), blocks)
-    view[:, 1 : 1 + inputs] = _lanes(w.reshape(4, hidden, inputs), blocks)
-    view[:, 1 + inputs :] = _lanes(r.reshape(4, hidden, state), blocks)
+    view[:, :1] = _lanes(b.reshape(4, hidden, 1), blocks, order)
+    view[:, 1 : 1 + inputs] = _lanes(w.reshape(4, hidden, inputs), blocks, order)
+    view[:, 1 + inputs :] = _lanes(r.reshape(4, hidden, state), blocks, order)
     return packed
 
 
-def pack_gru(w: ArrayLike, r: ArrayLike, b_ih: ArrayLike, b_hh: ArrayLike, dtype: Any) -> Array:
+def pack_gru(
+    w: ArrayLike, r: ArrayLike, b_ih: ArrayLike, b_hh: ArrayLike, dtype: Any, order: Sequence[int] = (0, 1, 2)
+) -> Array:
     """Pack a GRU layer.
 
     Parameters
     ----------
     w : array_like, (3H, I)
-        Gates r, z, n.
     r : array_like, (3H, H)
     b_ih, b_hh : array_like, (3H,)
     dtype : float32 or float64
+    order : sequence of int
+        Where the gates r, z, n are in each of them.
 
     Returns
     -------
@@ -110,15 +116,15 @@ def pack_gru(w: ArrayLike, r: ArrayLike, b_ih: ArrayLike, b_hh: ArrayLike, dtype
     w, r = np.asarray(w), np.asarray(r)
     hidden = r.shape[1]
     inputs, blocks = w.shape[1], _blocks(hidden)
-    b_x = np.asarray(b_ih, np.float64).reshape(3, hidden, 1)
-    b_h = np.asarray(b_hh, np.float64).reshape(3, hidden, 1)
+    b_x = np.asarray(b_ih, np.float64).reshape(3, hidden, 1)[list(order)]
+    b_h = np.asarray(b_hh, np.float64).reshape(3, hidden, 1)[list(order)]
     bias = np.concatenate([b_x[:2] + b_h[:2], b_x[2:], b_h[2:]])
     packed = aligned_empty(blocks * (4 + 3 * (inputs + hidden)) * BLOCK, dtype)
     view = packed.reshape(blocks, (4 + 3 * (inputs + hidden)) * BLOCK)
-    view[:, : 4 * BLOCK].reshape(blocks, 1, 4, BLOCK)[:] = _lanes(bias, blocks)
+    view[:, : 4 * BLOCK].reshape(blocks, 1, 4, BLOCK)[:] = _lanes(bias, blocks, range(4))
     products = view[:, 4 * BLOCK :].reshape(blocks, inputs + hidden, 3, BLOCK)
-    products[:, :inputs] = _lanes(w.reshape(3, hidden, inputs), blocks)
-    products[:, inputs:] = _lanes(r.reshape(3, hidden, hidden), blocks)
+    products[:, :inputs] = _lanes(w.reshape(3, hidden, inputs), blocks, order)
+    products[:, inputs:] = _lanes(r.reshape(3, hidden, hidden), blocks, order)
     return packed
 
 
@@ -149,7 +155,7 @@ def pack_linear(w: ArrayLike, b: ArrayLike | None, dtype: Any) -> Array:
         part = packed[start : start + groups * blocks * BLOCK * (1 + width)]
         view = part.reshape(groups, 1 + width, blocks, BLOCK).transpose(0, 2, 3, 1)
         for k, rows in ((slice(0, 1), bias), (slice(1, None), w)):
-            filled = _padded(rows[None, first:last], groups * blocks * BLOCK)
+            filled = _padded(rows[None, first:last], groups * blocks * BLOCK, (0,))
             view[:, :, :, k] = filled.reshape(groups, blocks, BLOCK, -1)
         start += part.size
     return packed

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -35,13 +36,14 @@ def activations(node: Node, d: int) -> tuple[tuple[str, float, float], ...]:
 
 
 def checked(node: Node, inputs: list[Any]) -> dict[str, Any]:
-    """The inputs by name, weights in our gate order, every shape held against the others.
+    """The inputs by name, every shape held against the others.
 
     Returns
     -------
     dict
         x, w ``(D, G*H, I)``, r ``(D, G*H, P)``, b ``(D, 2, G*H)`` or None, lengths, h0, c0, p ``(D, 3, H)`` in the
-        order i f o or None, projection ``(D, P, H)`` or None; and the sizes I, H, P, D.
+        order i f o or None, projection ``(D, P, H)`` or None; the sizes I, H, P, D; and `order`, where our gates are
+        in w, r and b.
     """
     names = ["x", "w", "r", "b", "lengths", "h0", "c0", "p", "projection"]
     have: dict[str, Any] = dict.fromkeys(names) | dict(zip(names, inputs, strict=False))
@@ -69,15 +71,8 @@ def checked(node: Node, inputs: list[Any]) -> dict[str, Any]:
             )
     if hidden < 1 or len(node.attrs["activations"]) != d * len(STANDARD[node.op]):
         raise ModelFormatError(f"{node.label}: hidden_size={hidden}, activations={node.attrs['activations']}")
-    order = [gates.index(letter) for letter in GATES[node.op]]
-
-    def ours(array: Array, axis: int) -> Array:
-        blocks = array.reshape(*array.shape[:axis], g, hidden, *array.shape[axis + 1 :])
-        return blocks.take(order, axis).reshape(array.shape)
-
-    have["w"], have["r"] = ours(w, 1), ours(r, 1)
     if have["b"] is not None:
-        have["b"] = ours(have["b"].reshape(d, 2, g * hidden), 2)
+        have["b"] = have["b"].reshape(d, 2, g * hidden)
     if have["p"] is not None:
         have["p"] = have["p"].reshape(d, 3, hidden)[:, [0, 2, 1]]  # i o f -> i f o
     x = have["x"]
@@ -86,7 +81,14 @@ def checked(node: Node, inputs: list[Any]) -> dict[str, Any]:
     for name, shape in {"h0": (d, x.shape[1], state), "c0": (d, x.shape[1], hidden), "lengths": (x.shape[1],)}.items():
         if have[name] is not None and have[name].shape != shape:
             raise ShapeError(f"{node.label}: {name} has shape {have[name].shape}, expected {shape}")
-    return have | {"I": size, "H": hidden, "P": state, "D": d}
+    order = tuple(gates.index(letter) for letter in GATES[node.op])
+    return have | {"I": size, "H": hidden, "P": state, "D": d, "order": order}
+
+
+def ours(array: Array, axis: int, order: tuple[int, ...]) -> Array:
+    """`array` with the gates along `axis` in our order."""
+    blocks = array.reshape(*array.shape[:axis], len(order), -1, *array.shape[axis + 1 :])
+    return blocks.take(order, axis).reshape(array.shape)
 
 
 class Recurrent(Op):
@@ -100,9 +102,11 @@ class Recurrent(Op):
         lengths = have["lengths"]
         if lengths is not None and ((lengths < 0) | (lengths > have["x"].shape[0])).any():
             raise ShapeError(f"{node.label}: lengths {lengths.tolist()} outside 0..{have['x'].shape[0]}")
+        w, r = (ours(have[name], 1, have["order"]) for name in "wr")
+        b = None if have["b"] is None else ours(have["b"], 2, have["order"])
         results: list[tuple[Array, ...]] = []
         for d, reverse in enumerate(directions(node)):
-            bias = [None, None] if have["b"] is None else list(have["b"][d])
+            bias = [None, None] if b is None else list(b[d])
             options: dict[str, Any] = {
                 "h0": None if have["h0"] is None else have["h0"][d],
                 "lengths": lengths,
@@ -110,7 +114,7 @@ class Recurrent(Op):
                 "clip": node.attrs["clip"],
                 "reverse": reverse,
             }
-            args = (have["x"], have["w"][d], have["r"][d], *bias)
+            args = (have["x"], w[d], r[d], *bias)
             if node.op == "LSTM":
                 results.append(
                     reference.lstm(
@@ -206,9 +210,11 @@ def weights(node: Node, d: int, have: dict[str, Any]) -> Weights:
     rows = w.shape[0]
     b_ih, b_hh = np.zeros((2, rows)) if have["b"] is None else have["b"][d].astype(np.float64)
     key = (node.op, node.inputs[1:4], node.attrs["gates"], d)
+    if node.op == "RNN":
+        return Weights(key, pack.pack_rnn, (w, r, b_ih + b_hh))
     if node.op == "GRU":
-        return Weights(key, pack.pack_gru, (w, r, b_ih, b_hh))
-    return Weights(key, pack.pack_lstm if node.op == "LSTM" else pack.pack_rnn, (w, r, b_ih + b_hh))
+        return Weights(key, partial(pack.pack_gru, order=have["order"]), (w, r, b_ih, b_hh))
+    return Weights(key, partial(pack.pack_lstm, order=have["order"]), (w, r, b_ih + b_hh))
 
 
 def direction(view: View, d: int) -> View:
