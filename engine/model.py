@@ -16,6 +16,7 @@ from .arrays import exact
 from .cells import recognised
 from .errors import ShapeError, UnsupportedModelError
 from .graph import Graph, Node, Port
+from .layout import Layout
 from .lowering import Lowering, NeedsValue
 from .ops.plumbing import cast
 from .plan import Plan
@@ -57,6 +58,7 @@ class Model:
         states: Mapping[str, str] | None = None,
         backend: str = "cython",
         dtype: Any = np.float32,
+        layout: Layout | None = None,
     ) -> None:
         self.real = np.dtype(dtype)
         self.backend = backend
@@ -64,7 +66,9 @@ class Model:
         for name, array in graph.constants.items():
             if array.dtype.kind == "f" and array.dtype != self.real:
                 graph.constants[name] = array.astype(self.real)
-        self.graph = graph = recognised(graph, self.real, states)
+        if layout is None:
+            graph = recognised(graph, self.real, states)
+        self.graph = graph
         #: Element types at the ports: the file's; with dtype="float64", that for every floating port.
         self.dtypes = {
             p.name: self.real if p.dtype.kind == "f" and self.real == np.float64 else p.dtype
@@ -77,8 +81,8 @@ class Model:
         self._bound: frozenset[str] = frozenset()
         self._plans: dict[int, Plan] = {}
         self._lock = threading.Lock()
-        self.layout = analyse(graph, self.real, states)
-        if self.streams:
+        self.layout = analyse(graph, self.real, states) if layout is None else layout
+        if self.streams and layout is None:
             try:
                 self._plan(1 if self.layout.free_batch else self._fixed_batch())
             except (ShapeError, UnsupportedModelError) as error:  # it may still run as a whole

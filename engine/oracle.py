@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from .errors import GatestepError, ShapeError, UnsupportedModelError
-from .graph import Graph, Node
+from .graph import Dim, Graph, Node
 from .ops import OPS
 
 __all__ = ["compute", "evaluate"]
@@ -51,7 +51,7 @@ def evaluate(graph: Graph, feeds: Mapping[str, Any], outputs: Iterable[str] | No
         There is no such operator.
     """
     values: dict[str, Array | None] = {"": None}
-    sizes = {
+    sizes: dict[Dim, int] = {
         dim: size
         for port in graph.inputs
         if port.name in feeds

@@ -46,6 +46,7 @@ __all__ = [
     "StateError",
     "Stream",
     "UnsupportedModelError",
+    "convert",
     "load",
     "nn",
 ]
@@ -62,7 +63,8 @@ def load(
     states: Mapping[str, str] | None = None,
     fix: str | Sequence[str] = (),
     backend: str = "auto",
-    dtype: Any = "float32",
+    dtype: Any = None,
+    self_test: bool = True,
 ) -> Model:
     """Load a trained model.
 
@@ -72,7 +74,7 @@ def load(
         An ONNX file; or weights: `.safetensors`, a PyTorch `.pt`/`.pth` state_dict (read without PyTorch, and without
         running anything in the file), `.npz`, JSON (`.nam`, RTNeural, Automated-GuitarAmpModelling, or a state_dict),
         Keras' `.keras` and `.h5` (a chain of layers; takes the extra "keras").
-        Told apart by content, not by name.
+        Or a `.gatestep` file, see `convert`. Told apart by content, not by name.
     spec : gatestep.nn.Spec, optional
         What the weights of a bare weight file belong to. A single LSTM, GRU or RNN needs none, nor does a file that
         describes its model.
@@ -87,8 +89,11 @@ def load(
         fix. ``"torch-gru"``: GRUs that PyTorch exported with ``linear_before_reset=0`` compute with 1.
     backend : {"auto", "cython", "numba"}
         Who compiled the kernels. "auto" is "cython"; "numba" needs the extra of that name.
-    dtype : {"float32", "float64"}
-        The arithmetic. Ports keep the file's types (with "float64", floating ones are float64).
+    dtype : {"float32", "float64"}, optional
+        The arithmetic: float32 unless asked for. Ports keep the file's types (with "float64", floating ones are
+        float64).
+    self_test : bool
+        Hold a `.gatestep` file to the results that are stored in it.
 
     Returns
     -------
@@ -107,11 +112,23 @@ def load(
     """
     import numpy as np
 
-    real = np.dtype(dtype)
+    from gatestep.importers.container import is_container
+
+    real = np.dtype("float32" if dtype is None else dtype)
     if real not in (np.float32, np.float64):
         raise ValueError(f"dtype={dtype!r} is not float32 or float64")
     if backend not in ("auto", "cython", "numba"):
         raise ValueError(f"backend={backend!r} is not 'auto', 'cython' or 'numba'")
+    if is_container(source):
+        given: dict[str, Any] = {
+            "spec": spec,
+            "state_dict": state_dict,
+            "inputs": inputs,
+            "outputs": outputs,
+            "fix": fix or None,
+        }
+        given |= {"states": states, "dtype": dtype}
+        return _load_file(source, given, backend, self_test)
     graph = _read(source, spec, state_dict, inputs, outputs, fix)
     return Model(graph, states=states, backend="cython" if backend == "auto" else backend, dtype=real)
 
@@ -140,6 +157,44 @@ def _read(
     from gatestep.importers.onnx import read_onnx
 
     return read_onnx(source, inputs=inputs, outputs=outputs, fix=fix)
+
+
+def _load_file(source: Any, given: Mapping[str, Any], backend: str, self_test: bool) -> Model:
+    """The model of a `.gatestep` file, in which everything but the backend is settled."""
+    from gatestep._convert import load_file
+
+    named = [f"{name}=" for name, value in given.items() if value is not None]
+    if named:
+        raise ValueError(f"{', '.join(named)}: a .gatestep file keeps what it was converted with; convert again")
+    return load_file(source, backend="cython" if backend == "auto" else backend, test=self_test)
+
+
+def convert(source: Any, path: str | os.PathLike[str], **options: Any) -> None:
+    """Write a model as a `.gatestep` file, which loads in milliseconds and needs nothing but NumPy for it.
+
+    Parameters
+    ----------
+    source : as `load` takes it
+    path : path
+        Where the file goes. It appears when it is complete.
+    **options
+        As for `load`: they are settled in the file, all but `backend`.
+
+    Raises
+    ------
+    GatestepError
+        As `load`, or the model gives no result for any input.
+    OSError
+        The file cannot be written.
+
+    Notes
+    -----
+    The file holds what was found out about the model, and a test of itself: inputs, with what this machine gave for
+    them. Its layout is described in docs/format.md.
+    """
+    from gatestep._convert import convert as write
+
+    write(source, path, **options)
 
 
 def __getattr__(name: str) -> Any:

@@ -5,17 +5,16 @@ from __future__ import annotations
 import csv
 import importlib
 import math
-import os
 import wave
 import zipfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, Protocol
 
 import numpy as np
 
+from ._files import replacing
 from .engine.errors import GatestepError, MissingExtraError
 
 __all__ = ["SUFFIXES", "CliError", "Recording", "check", "read", "write"]
@@ -117,7 +116,7 @@ def check(path: Path, names: Sequence[str] | None, frame_rate: float | None) -> 
 
 def write(path: Path, results: Mapping[str, Array], frame_rate: float | None, source: Recording) -> None:
     """Write results by the file's suffix: whole, or not at all."""
-    with _replacing(path) as file:
+    with replacing(path) as file:
         if path.suffix.lower() == ".npz":
             _write_npz(file, results)
             return
@@ -213,19 +212,6 @@ def _mono(path: Path, samples: Array, rate: int) -> Recording:
     if samples.shape[1] != 1:
         raise CliError(f"{path}: {samples.shape[1]} channels; one is needed")
     return Recording(path, {None: samples[:, 0]}, rate)
-
-
-@contextmanager
-def _replacing(path: Path) -> Iterator[IO[bytes]]:
-    """A file that takes the place of `path` once it is complete."""
-    target = Path(os.path.realpath(path))
-    draft = target.with_name(f".{target.name}.{os.getpid()}")
-    try:
-        with draft.open("xb") as file:
-            yield file
-        draft.replace(target)
-    finally:
-        draft.unlink(missing_ok=True)
 
 
 def _write_npz(file: IO[bytes], arrays: Mapping[str, Array]) -> None:

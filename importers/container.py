@@ -1,0 +1,413 @@
+"""Our own file: a graph with its arrays, what was found out about it, and a test of itself. See docs/format.md.
+
+A file is a prefix of 32 bytes, a header in JSON, and the arrays, each at the next multiple of 64 after the one before:
+where an array lies is never stated, so no two can overlap and none can lie outside. Everything has a CRC-32, which
+detects damage; it is no signature.
+
+Arrays are views of the mapped file, and those that nobody asks for are never read.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import mmap
+import os
+import struct
+import zlib
+from collections.abc import Iterable
+from dataclasses import dataclass, field, fields
+from typing import IO, Any
+
+import numpy as np
+
+from ..engine.errors import ModelFormatError, UnsupportedModelError
+from ..engine.graph import Graph, Node, Port
+from ..engine.layout import Layout
+from ..engine.ops import OPS
+from ..engine.values import MOST_ELEMENTS
+from .archive import Source, source_name
+from .typed import dtype_name, dtype_named, pack_value, record, unpack_value
+
+__all__ = ["MAGIC", "VERSION", "Container", "Writer", "is_container"]
+
+#: A byte that no text has, and line ends of both kinds: damaged at once by a transfer "as text".
+MAGIC = b"\x89GST\r\n\x1a\n"
+VERSION = 1
+ALIGNMENT = 64
+#: Magic, version, CRC-32 of the header, length of the header, zero, CRC-32 of the 28 bytes before.
+PREFIX = struct.Struct("<8sIIQII")
+#: A longer header no model has: it is enough for some hundred thousand nodes.
+MOST_HEADER = 1 << 26
+KEYS = ("writer", "source", "options", "graph", "prepared", "selftest", "graphs", "arrays")
+
+
+def is_container(source: Any) -> bool:
+    """Whether `source` is a path or the bytes of such a file."""
+    if isinstance(source, bytes):
+        return source.startswith(MAGIC)
+    if not isinstance(source, (str, os.PathLike)):
+        return False
+    with open(source, "rb") as file:
+        return file.read(len(MAGIC)) == MAGIC
+
+
+def padding(size: int) -> int:
+    """Bytes from `size` to the next multiple of the alignment."""
+    return -size % ALIGNMENT
+
+
+# ---------------------------------------------------------------------- writing
+
+
+@dataclass
+class Writer:
+    """Collects arrays and graphs, equal ones once, and writes the file.
+
+    Attributes
+    ----------
+    source : str
+        What messages about the graphs begin with, which the file does not keep.
+    """
+
+    source: str
+    arrays: list[np.ndarray] = field(default_factory=list)
+    graphs: list[dict[str, Any]] = field(default_factory=list)
+    _numbers: dict[Any, int] = field(default_factory=dict)
+
+    def array(self, array: np.ndarray) -> int:
+        """The number of an array in the file."""
+        dense = np.ascontiguousarray(array, dtype_name(array.dtype)).reshape(array.shape)
+        key = dense.dtype.str, dense.shape, hashlib.sha256(dense.reshape(-1).view(np.uint8).data).digest()
+        if key not in self._numbers:
+            self._numbers[key] = len(self.arrays)
+            self.arrays.append(dense)
+        return self._numbers[key]
+
+    def value(self, value: Any) -> Any:
+        """A value as JSON, see `typed`."""
+        return pack_value(value, self.array, self.graph, self.source)
+
+    def graph(self, graph: Graph) -> int:
+        """The number of a graph in the file. Bodies come before the graphs that they are in."""
+
+        def port(port: Port) -> list[Any]:
+            shape = None if port.shape is None else [int(d) if isinstance(d, int) else d for d in port.shape]
+            return [port.name, shape, dtype_name(port.dtype), port.optional]
+
+        def attributes(node: Node) -> dict[str, Any]:
+            packed = {}
+            for name, value in node.attrs.items():
+                try:
+                    packed[name] = self.value(value)
+                except UnsupportedModelError as error:
+                    raise UnsupportedModelError(
+                        error.reason, source=self.source, node=node.label, attribute=name
+                    ) from error
+            return packed
+
+        data = {
+            "inputs": [port(p) for p in graph.inputs],
+            "outputs": [port(p) for p in graph.outputs],
+            "nodes": [[n.op, n.name, list(n.inputs), list(n.outputs), attributes(n)] for n in graph.nodes],
+            "constants": {name: self.array(array) for name, array in graph.constants.items()},
+            "defaults": {name: None if a is None else self.array(a) for name, a in graph.defaults.items()},
+            "fresh": graph._fresh,
+        }
+        key = json.dumps(data)
+        if key not in self._numbers:
+            self._numbers[key] = len(self.graphs)
+            self.graphs.append(data)
+        return self._numbers[key]
+
+    def layout(self, layout: Layout) -> dict[str, Any]:
+        """A layout, by its fields."""
+        return {f.name: self.value(getattr(layout, f.name)) for f in fields(Layout)}
+
+    def write(self, file: IO[bytes], **entries: Any) -> None:
+        """Write the file; `entries` are those of the header beside arrays and graphs."""
+        table = [[a.dtype.str, list(a.shape), zlib.crc32(a.reshape(-1).view(np.uint8).data)] for a in self.arrays]
+        entries |= {"graphs": self.graphs, "arrays": table}
+        header = json.dumps({key: entries[key] for key in KEYS}, separators=(",", ":"), allow_nan=False).encode()
+        header += b" " * padding(PREFIX.size + len(header))
+        start = PREFIX.pack(MAGIC, VERSION, zlib.crc32(header), len(header), 0, 0)[:-4]
+        file.write(start + struct.pack("<I", zlib.crc32(start)) + header)
+        for array in self.arrays:
+            file.write(array.reshape(-1).view(np.uint8).data)
+            file.write(bytes(padding(array.nbytes)))
+
+
+# ---------------------------------------------------------------------- reading
+
+
+class Container:
+    """An open file, its prefix and header checked; an array is checked when it is first asked for.
+
+    Attributes
+    ----------
+    name : str
+        What messages call the file.
+    writer : str
+        The version of gatestep that wrote it.
+    source : str
+        What it was converted from.
+    options, prepared, selftest : JSON
+        The header's entries: what the model was converted with; `graph` and `layout` as analysed, or None; the test.
+    checksum : int
+        CRC-32 of the header, which has those of the arrays in it: two files of one checksum hold the same.
+
+    Raises
+    ------
+    ModelFormatError
+        Damaged or truncated.
+    UnsupportedModelError
+        Of a version that this gatestep does not read.
+    OSError
+        The file cannot be opened.
+    """
+
+    def __init__(self, source: Source) -> None:
+        self.name = source_name(source)
+        self._data = _mapped(source)
+        header = self._header()
+        self.writer, self.source = header["writer"], header["source"]
+        self.options, self.prepared, self.selftest = header["options"], header["prepared"], header["selftest"]
+        self._imported, self._graphs, self._table = header["graph"], header["graphs"], header["arrays"]
+        self._arrays: dict[int, np.ndarray] = {}
+        self._read: dict[int, Graph] = {}
+        self._places = self._laid_out()
+
+    # ------------------------------------------------------------------ bytes
+    def _damaged(self, what: str) -> ModelFormatError:
+        return ModelFormatError(f"{self.name}: {what}")
+
+    def _header(self) -> dict[str, Any]:
+        data = self._data
+        if len(data) < PREFIX.size or not bytes(data[: len(MAGIC)]) == MAGIC:
+            raise self._damaged("no .gatestep file, or cut short")
+        _, version, crc, length, zero, own = PREFIX.unpack(data[: PREFIX.size])
+        if zlib.crc32(data[: PREFIX.size - 4]) != own:
+            raise self._damaged("damaged: the checksum of the first 32 bytes does not fit")
+        if version != VERSION:
+            raise UnsupportedModelError(
+                f"a .gatestep file of format version {version}; this gatestep reads version {VERSION}",
+                source=self.name,
+                hint="Convert the original file again",
+            )
+        if zero or length > MOST_HEADER or length > len(data) - PREFIX.size:
+            raise self._damaged(f"damaged or cut short: a header of {length:,} bytes in a file of {len(data):,}")
+        self._end = PREFIX.size + length
+        text = bytes(data[PREFIX.size : self._end])
+        if zlib.crc32(text) != crc:
+            raise self._damaged("damaged: the checksum of the header does not fit")
+        self.checksum = crc
+        try:
+            header = json.loads(text.decode("utf-8"), parse_constant=_no_constant)
+        except (ValueError, RecursionError) as error:
+            raise self._damaged(f"the header is not JSON ({error})"[:200]) from error
+        if not isinstance(header, dict) or header.keys() != set(KEYS):
+            raise self._damaged(f"the header has other entries than {', '.join(KEYS)}")
+        texts = isinstance(header["writer"], str) and isinstance(header["source"], str)
+        tables = isinstance(header["graphs"], list) and isinstance(header["arrays"], list)
+        if not texts or not tables or not isinstance(header["options"], dict):
+            raise self._damaged("an entry of the header is of another type")
+        return header
+
+    def _laid_out(self) -> list[tuple[np.dtype[Any], tuple[int, ...], int, int]]:
+        """Type, shape, place and checksum of every array, which fill the file exactly."""
+        places, end = [], self._end
+        if padding(end):
+            raise self._damaged("the header does not end at a multiple of 64")
+        for entry in self._table:
+            if not isinstance(entry, list) or len(entry) != 3 or not isinstance(entry[1], list):
+                raise self._damaged("an array that is not [type, shape, checksum]")
+            dtype, shape, crc = self._dtype(entry[0]), self._shape(entry[1], entry[1]), entry[2]
+            if type(crc) is not int or any(type(size) is not int for size in shape):
+                raise self._damaged("an array that is not [type, shape, checksum]")
+            places.append((dtype, shape, end, crc))
+            end += math.prod(shape) * dtype.itemsize
+            end += padding(end)
+        if end != len(self._data):
+            raise self._damaged(f"damaged or cut short: {len(self._data):,} bytes, where the header speaks of {end:,}")
+        return places
+
+    def _dtype(self, text: Any) -> np.dtype[Any]:
+        try:
+            return dtype_named(text)
+        except ModelFormatError as error:
+            raise self._damaged(str(error)) from None
+
+    def _shape(self, shape: list[Any], shown: Any) -> tuple[Any, ...]:
+        """A shape whose sizes are in proportion; names of free dimensions may be among them."""
+        sizes = [size for size in shape if type(size) is int]
+        if len(shape) > 32 or any(size < 0 for size in sizes) or math.prod(sizes) > MOST_ELEMENTS:
+            raise self._damaged(f"a shape out of all proportion: {shown!r}"[:200])
+        return tuple(shape)
+
+    def array(self, number: Any) -> np.ndarray:
+        """Array `number`: a read-only view of the file."""
+        if type(number) is not int or not 0 <= number < len(self._places):
+            raise self._damaged(f"there is no array {number!r}"[:200])
+        if number not in self._arrays:
+            dtype, shape, start, crc = self._places[number]
+            size = math.prod(shape) * dtype.itemsize
+            data = self._data[start : start + size + padding(size)]
+            if zlib.crc32(data[:size]) != crc or any(data[size:]):
+                raise self._damaged(f"damaged: the checksum of array {number} does not fit")
+            flat = np.frombuffer(data[:size], dtype) if size else np.empty(0, dtype)
+            if dtype == np.bool_ and (flat.view(np.uint8) > 1).any():
+                raise self._damaged(f"array {number} has booleans that are neither true nor false")
+            array = flat.reshape(shape).astype(dtype.newbyteorder("="), copy=False)
+            array.flags.writeable = False
+            self._arrays[number] = array
+        return self._arrays[number]
+
+    def check(self) -> None:
+        """Hold every array in the file against its checksum."""
+        for number in range(len(self._places)):
+            self.array(number)
+
+    # ------------------------------------------------------------------ graphs
+    def value(self, data: Any) -> Any:
+        """A value of the header, see `typed`."""
+        return self._value(data, len(self._graphs))
+
+    def _value(self, data: Any, below: int) -> Any:
+        try:
+            return unpack_value(data, self.array, lambda number: self.graph(number, below), self.name)
+        except ModelFormatError as error:
+            raise error if str(error).startswith(self.name) else self._damaged(str(error)) from error
+
+    @property
+    def imported(self) -> Graph:
+        """The graph as the importer made it, floating constants in the type of the arithmetic."""
+        return self.graph(self._imported)
+
+    def graph(self, number: Any, below: int | None = None) -> Graph:
+        """Graph `number`; a body has a lower number than what it is in."""
+        if type(number) is not int or not 0 <= number < (len(self._graphs) if below is None else below):
+            raise self._damaged(f"there is no graph {number!r}, or not there"[:200])
+        if number not in self._read:
+            try:
+                self._read[number] = self._graph(self._graphs[number], number)
+            except (KeyError, TypeError, ValueError, AttributeError) as error:
+                if isinstance(error, (ModelFormatError, UnsupportedModelError)):
+                    raise
+                raise self._damaged(f"graph {number} is not what a graph is ({error!r})"[:200]) from error
+        return self._read[number]
+
+    def _graph(self, data: Any, number: int) -> Graph:
+        graph = Graph(self.name, [self._port(p) for p in data["inputs"]], [self._port(p) for p in data["outputs"]])
+        graph.constants = {name: self.array(index) for name, index in data["constants"].items()}
+        optional = {p.name for p in graph.inputs if p.optional}
+        graph.defaults = {n: None if index is None else self.array(index) for n, index in data["defaults"].items()}
+        graph._fresh = data["fresh"]
+        names = [port.name for port in graph.inputs]
+        if len(data) != 6 or type(graph._fresh) is not int or len({*names}) != len(names) or "" in names:
+            raise self._damaged(f"graph {number} is not what a graph is")
+        if graph.defaults.keys() != optional:
+            raise self._damaged(f"graph {number}: other inputs have defaults than may be left out")
+        made = {"", *names, *graph.constants}
+        for entry in data["nodes"]:
+            node = self._node(entry, number)
+            if not made.issuperset(node.inputs):
+                missing = next(name for name in node.inputs if name not in made)
+                raise self._damaged(f"{node.label}: nothing before it makes {missing[:80]!r}")
+            for name in node.outputs:
+                if name and name in made:
+                    raise self._damaged(f"{node.label}: {name[:80]!r} is made twice")
+                made.add(name)
+            graph.nodes.append(node)
+        for port in graph.outputs:
+            if port.name not in made or not port.name:
+                raise self._damaged(f"nothing makes the output {port.name[:80]!r}")
+        return graph
+
+    def _port(self, entry: list[Any]) -> Port:
+        name, shape, dtype, optional = entry
+        if not isinstance(name, str) or type(optional) is not bool:
+            raise self._damaged("an input or output that is not [name, shape, type, optional]")
+        if shape is not None and not all(d is None or isinstance(d, str) or type(d) is int for d in shape):
+            raise self._damaged(f"{name[:80]!r} has sizes that are neither numbers nor names")
+        return Port(name, None if shape is None else self._shape(shape, shape), self._dtype(dtype), optional)
+
+    def _node(self, entry: list[Any], number: int) -> Node:
+        op, name, inputs, outputs, attrs = entry
+        texts = [op, name, *inputs, *outputs]
+        if not all(isinstance(text, str) for text in texts) or not isinstance(attrs, dict):
+            raise self._damaged("a node that is not [operator, name, inputs, outputs, attributes]")
+        if not isinstance(inputs, list) or not isinstance(outputs, list) or not any(outputs):
+            raise self._damaged(f"{op[:80]} {name[:80]!r}: inputs or outputs are no lists of names")
+        if op not in OPS:
+            raise UnsupportedModelError(
+                f"operator {op[:80]} is not supported",
+                source=self.name,
+                node=f"{op[:80]} {name[:80]!r}",
+                hint=f"Written by gatestep {self.writer[:20]}; update, or convert the original file again",
+            )
+        values = {key: self._value(value, number) for key, value in attrs.items()}
+        return Node(op, tuple(inputs), tuple(outputs), values, name)
+
+    # ------------------------------------------------------------------ what was found out
+    def analysed(self) -> tuple[Graph, Layout]:
+        """The graph as rewritten for running, and its layout, names in it held against the graph."""
+        if not isinstance(self.prepared, dict) or self.prepared.keys() != {"graph", "layout"}:
+            raise self._damaged("what is prepared is no graph and layout")
+        graph, stored = self.graph(self.prepared["graph"]), self.prepared["layout"]
+        if not isinstance(stored, dict):
+            raise self._damaged("the layout is no object")
+        try:
+            layout: Layout = record(Layout, {name: self.value(item) for name, item in stored.items()})
+        except ModelFormatError as error:
+            raise error if str(error).startswith(self.name) else self._damaged(str(error)) from error
+        self._fits(graph, layout)
+        return graph, layout
+
+    def _fits(self, graph: Graph, layout: Layout) -> None:
+        """Whether the layout speaks of this graph's inputs, outputs and axes."""
+        ins, outs = {p.name: p for p in graph.inputs}, {p.name: p for p in graph.outputs}
+        made = {*ins, *graph.constants, *(name for node in graph.nodes for name in node.outputs)}
+        lists: list[tuple[Iterable[str], Iterable[str]]] = [
+            (layout.axes, ins | outs),
+            (layout.carried, ins),
+            (layout.carried.values(), outs),
+            (layout.states, ins),
+            ([out for out in layout.states.values() if out is not None], outs),
+            (layout.finals, outs),
+            (layout.kept, outs),
+            (layout.lengths, ins),
+            (layout.state_batch, ins),
+        ]
+        for names, known in lists:
+            for name in names:
+                if name not in {*known}:
+                    raise self._damaged(f"the layout speaks of {name[:80]!r}, which is no input or output")
+        if any(key not in made for key, _ in layout.owned):
+            raise self._damaged("the layout speaks of a state of no node")
+        taken = {*layout.carried, *layout.states, *layout.lengths}
+        for name, port in ins.items() if layout.blocker is None else ():
+            if (name in layout.axes) + (name in taken) + (graph.defaults.get(name) is not None) == 0:
+                raise self._damaged(f"the layout does not say what the input {name[:80]!r} is")
+            if port.shape is None:
+                raise self._damaged(f"a layout for an input {name[:80]!r} of any rank")
+        for name, axes in layout.axes.items():
+            used = [axis for axis in (axes.time, axes.batch, *axes.dropped) if axis is not None]
+            shape = (ins | outs)[name].shape
+            rank = 32 if shape is None or name not in ins else len(shape)
+            if len({*used}) != len(used) or any(not 0 <= axis < rank for axis in used):
+                raise self._damaged(f"the layout has axes that {name[:80]!r} does not have")
+
+
+def _no_constant(text: str) -> Any:
+    raise ValueError(f"{text} is no number of JSON")
+
+
+def _mapped(source: Source) -> memoryview:
+    """The bytes of a file, mapped; or those given."""
+    if isinstance(source, bytes):
+        return memoryview(source)
+    with open(source, "rb") as file:
+        if os.fstat(file.fileno()).st_size == 0:
+            return memoryview(b"")
+        return memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))

@@ -1,0 +1,115 @@
+"""Inputs that a model accepts, made up: for self-tests and `verify`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from .engine.graph import Graph
+from .engine.model import Model
+from .engine.ops import OPS
+
+__all__ = ["Draw", "first_batch", "frames", "random_values", "table_sizes", "timed_inputs", "whole"]
+
+Array = np.ndarray[Any, np.dtype[Any]]
+#: Shape, type, and how many different indices an input may hold -> its values.
+Draw = Callable[[tuple[int, ...], np.dtype[Any], int], Array]
+
+
+def random_values(rng: np.random.Generator) -> Draw:
+    """Draws standard normal numbers, indices over their whole range, and true or false."""
+
+    def draw(shape: tuple[int, ...], dtype: np.dtype[Any], limit: int) -> Array:
+        if dtype.kind == "f":
+            return rng.standard_normal(shape).astype(dtype)
+        return rng.integers(0, 2 if dtype.kind == "b" else limit, shape).astype(dtype)
+
+    return draw
+
+
+def table_sizes(graph: Graph) -> dict[str, int]:
+    """For inputs of whole numbers: rows of the smallest table that they look up, 2 where they look up none."""
+    made = {name: node for node in graph.nodes for name in node.outputs}
+    ports = {port.name for port in graph.inputs if port.dtype.kind in "iu"}
+    sizes: dict[str, int] = {}
+    for node in graph.nodes:
+        table = graph.constants.get(node.inputs[0]) if node.op == "Gather" else None
+        if table is None:
+            continue
+        name = node.inputs[1]
+        while name not in ports and name in made and (OPS[made[name].op].moves or made[name].op == "Cast"):
+            name = made[name].inputs[0]
+        if name in ports:
+            rows = table.shape[node.attrs["axis"]]
+            sizes[name] = min(rows, sizes.get(name, rows))
+    return {name: max(sizes.get(name, 2), 1) for name in ports}
+
+
+def first_batch(model: Model) -> int | None:
+    """The batch to stream with where nothing else is wanted: none, or what the file fixes."""
+    if model.layout.free_batch:
+        return None
+    fixed = model._fixed_batch()
+    return fixed if fixed > 1 else None
+
+
+def frames(model: Model, count: int, batch: int | None, draw: Draw) -> dict[str, Array]:
+    """`count` frames for a stream, by port; a port that has no time axis gets one."""
+    limits = table_sizes(model.graph)
+    stream = model.stream(batch)
+    return {
+        port.name: draw(port.shape if port.constant else (count, *port.shape), port.dtype, limits.get(port.name, 2))
+        for port in stream.inputs
+    }
+
+
+def whole(model: Model, count: int, batch: int, draw: Draw) -> dict[str, Array]:
+    """Inputs of a whole call of `count` steps and `batch` rows, where the file leaves those free.
+
+    Optional inputs are left out; sequence lengths are as long as the time axis.
+    """
+    limits = table_sizes(model.graph)
+    shapes = whole_shapes(model, count, batch)
+    feeds = {}
+    for port in model.inputs:
+        if port.name in model.layout.lengths:
+            times = [shapes[name][axes.time] for name, axes in timed_inputs(model)]
+            feeds[port.name] = np.full(shapes[port.name], min(times, default=1), port.dtype)
+        elif not port.optional:
+            feeds[port.name] = draw(shapes[port.name], port.dtype, limits.get(port.name, 2))
+    return feeds
+
+
+def timed_inputs(model: Model) -> list[tuple[str, Any]]:
+    """Inputs that have a time axis, with their axes."""
+    known = [(port.name, model.layout.axes.get(port.name)) for port in model.inputs]
+    return [(name, axes) for name, axes in known if axes is not None and axes.time is not None]
+
+
+def whole_shapes(model: Model, count: int, batch: int) -> dict[str, tuple[int, ...]]:
+    """Shapes of the inputs of a whole call: a free dimension is time, batch, or what one of its name is elsewhere.
+
+    Where the model's analysis came to nothing, the first axis of an input is taken for the batch and others for time.
+    """
+    sizes: dict[tuple[str, int] | str, int] = {}
+    for port in model.inputs:
+        axes = model.layout.axes.get(port.name)
+        for axis, dim in enumerate(port.shape or ()):
+            if isinstance(dim, int) or (axes is None and port.name in model.layout.state_batch):
+                continue
+            if axes is None:
+                size = batch if axis == 0 or model.layout.axes else count
+            else:
+                size = count if axis == axes.time else batch
+            sizes[port.name, axis] = size
+            if isinstance(dim, str) and axes is not None:
+                sizes[dim] = size
+    return {
+        port.name: tuple(
+            dim if isinstance(dim, int) else sizes.get(dim or "", sizes.get((port.name, axis), batch))
+            for axis, dim in enumerate(port.shape or ())
+        )
+        for port in model.inputs
+    }
