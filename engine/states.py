@@ -83,7 +83,9 @@ class _Tracer:
         leading = _leading(graph)
         for port in graph.inputs:
             value = ctx.values.get(port.name)
-            if port.name in leading and isinstance(value, View) and value.dtype.kind == "f" and value.count <= MOST_ELEMENTS:
+            if not isinstance(value, View) or port.name not in leading:
+                continue
+            if value.dtype.kind == "f" and value.count <= MOST_ELEMENTS:
                 self.numbers[port.name] = -1 - total - np.arange(value.count, dtype=np.int64).reshape(value.shape)
                 self.sets[port.name] = np.full(value.count, -1, dtype=np.int64)
                 self.owners.append(port.name)

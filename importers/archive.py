@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import io
 import os
+import stat
 import struct
 import zipfile
 import zlib
@@ -17,7 +18,7 @@ from typing import BinaryIO
 
 from ..engine.errors import ModelFormatError, UnsupportedModelError
 
-__all__ = ["ZIP_MAGIC", "Archive", "Source", "source_bytes", "source_name"]
+__all__ = ["ZIP_MAGIC", "Archive", "Source", "opened", "source_bytes", "source_name"]
 
 #: What weight files are read from: a path, or the bytes of the file.
 Source = str | os.PathLike[str] | bytes
@@ -35,11 +36,18 @@ def source_name(source: Source) -> str:
     return "<bytes>" if isinstance(source, bytes) else os.fspath(source)
 
 
+def opened(source: Source) -> BinaryIO:
+    """It, open for reading. A device or a pipe has no end to be measured, and is no file."""
+    if isinstance(source, bytes):
+        return io.BytesIO(source)
+    if not stat.S_ISREG(os.stat(source).st_mode):
+        raise ModelFormatError(f"{source_name(source)}: is not a regular file")
+    return open(source, "rb")
+
+
 def source_bytes(source: Source) -> bytes:
     """All of it."""
-    if isinstance(source, bytes):
-        return source
-    with open(source, "rb") as file:
+    with opened(source) as file:
         return file.read()
 
 
@@ -60,7 +68,7 @@ class Archive:
 
     def __init__(self, source: Source) -> None:
         self.name = source_name(source)
-        self._file: BinaryIO = io.BytesIO(source) if isinstance(source, bytes) else open(source, "rb")  # noqa: SIM115
+        self._file = opened(source)
         try:
             self._size = self._file.seek(0, os.SEEK_END)
             self._zip = zipfile.ZipFile(self._file)

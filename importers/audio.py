@@ -8,7 +8,6 @@ in the keys.
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -18,7 +17,7 @@ from ..engine import layers
 from ..engine.compositions import Concat, Residual, Sequential
 from ..engine.errors import ModelFormatError, UnsupportedModelError
 from ..engine.spec import GRU, LSTM, RNN, Spec
-from .archive import Source, source_name
+from .archive import Source, opened, source_name
 from .keras_cells import dense, recurrent
 
 __all__ = ["is_json", "read_json"]
@@ -78,18 +77,14 @@ def read_json(source: Source, *, state_dict: str | None = None) -> tuple[Weights
 
 
 def _parse(source: Source, name: str) -> dict[str, Any]:
-    size = len(source) if isinstance(source, bytes) else os.stat(source).st_size
-    if size > MAX_BYTES:
+    with opened(source) as file:
+        data = file.read(MAX_BYTES + 1)
+    if len(data) > MAX_BYTES:
         raise UnsupportedModelError(
-            f"a JSON file of {size} bytes; the largest that is read has {MAX_BYTES}",
+            f"a JSON file of more than {MAX_BYTES} bytes, the largest that is read",
             source=name,
             hint="Save the weights as .safetensors or .npz",
         )
-    if isinstance(source, bytes):
-        data = source
-    else:
-        with open(source, "rb") as file:
-            data = file.read(MAX_BYTES)
     if sum(map(data.count, (b"[", b"{", b'"'))) > MAX_MARKS:
         raise ModelFormatError(
             f"{name}: JSON of more than {MAX_MARKS} lists, objects and names; weights need far fewer"

@@ -1,18 +1,25 @@
-"""Weights from `.safetensors` files, through the safetensors library."""
+"""Weights from `.safetensors` files: the length of a header, the header as JSON, the tensors one behind the other."""
 
 from __future__ import annotations
 
+import io
 import json
+import math
+from typing import Any, BinaryIO
 
 import numpy as np
 
 from ..engine.errors import ModelFormatError, UnsupportedModelError
-from .archive import Source, source_bytes, source_name
+from .archive import Source, opened, source_name
 
 __all__ = ["is_safetensors", "read_safetensors"]
 
-#: The library's own limit on the header.
+#: The format's own limit on the header.
 MAX_HEADER = 100_000_000
+#: Lists, objects and names in it; each takes up to thirty times its size in memory. A tensor has ten.
+MAX_MARKS = 1 << 20
+#: NumPy's own limit before version 2.
+MAX_NDIM = 32
 _DTYPES = {
     "F64": "<f8",
     "F32": "<f4",
@@ -56,38 +63,95 @@ def read_safetensors(source: Source) -> dict[str, np.ndarray]:
     OSError
         The file cannot be opened.
     """
-    from safetensors import SafetensorError, deserialize
-
     name = source_name(source)
-    data = source_bytes(source)
-    if not is_safetensors(data[:9]):
-        raise ModelFormatError(f"{name}: not a safetensors file: it does not begin with a header")
+    with opened(source) as file:
+        size = file.seek(0, io.SEEK_END)
+        file.seek(0)
+        head = file.read(9)
+        if not is_safetensors(head):
+            raise ModelFormatError(f"{name}: not a safetensors file: it does not begin with a header")
+        start = 8 + int.from_bytes(head[:8], "little")
+        if start > size:
+            raise ModelFormatError(f"{name}: a damaged safetensors file: its header ends at byte {start} of {size}")
+        file.seek(8)
+        header = _header(file.read(start - 8), size - start, name)
+        arrays = {}
+        for key, (dtype, shape, begin) in header.items():
+            file.seek(start + begin)
+            arrays[key] = _array(file, dtype, shape, f"{name}: {key[:80]!r}")
+        return arrays
+
+
+def _header(text: bytes, room: int, name: str) -> dict[str, tuple[str, tuple[int, ...], int]]:
+    """Type, shape and place of each tensor, held against each other and the `room` that there is for all."""
+    damaged = f"{name}: a damaged safetensors file"
+    if sum(map(text.count, (b"[", b"{", b'"'))) > MAX_MARKS:
+        raise ModelFormatError(f"{damaged}: a header of more than {MAX_MARKS} lists, objects and names")
     try:
-        tensors = dict(deserialize(data))
-    except SafetensorError as error:
-        raise ModelFormatError(f"{name}: a damaged safetensors file ({error})") from error
-    arrays = {}
-    # The library gives them in no order, the header in that of the file.
-    for key in json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")]):
+        # An integer of very many digits takes very long.
+        root = json.loads(
+            text,
+            parse_int=lambda digits: int(digits) if len(digits) < 20 else float(digits),
+            object_pairs_hook=_once,
+        )
+    except (ValueError, RecursionError) as error:
+        raise ModelFormatError(f"{damaged}: its header is not JSON ({str(error)[:80]})") from error
+    found = {}
+    places: list[list[int]] = []
+    dtype: Any
+    shape: Any
+    offsets: Any
+    for key, entry in root.items():
         if key == "__metadata__":
             continue
-        tensor = tensors[key]
-        code = _DTYPES.get(tensor["dtype"])
-        if code is None:
+        what = f"{damaged}: {key[:80]!r}"
+        values = map(entry.get, ("dtype", "shape", "data_offsets")) if isinstance(entry, dict) else (None,) * 3
+        dtype, shape, offsets = values
+        if not isinstance(dtype, str) or not _sizes(shape, MAX_NDIM) or not _sizes(offsets, 2) or len(offsets) != 2:
+            raise ModelFormatError(f"{what} has no type, shape and place")
+        if dtype not in _DTYPES:
             raise UnsupportedModelError(
-                f"{key[:80]!r} has elements of type {tensor['dtype']}",
+                f"{key[:80]!r} has elements of type {dtype[:40]}",
                 source=name,
                 hint="Convert it to float32 or float16 before saving",
             )
-        try:
-            array = np.frombuffer(tensor["data"], code).reshape(tensor["shape"])
-        except ValueError as error:
-            raise ModelFormatError(f"{name}: {key[:80]!r} does not fit its shape ({error})") from error
-        if tensor["dtype"] == "BF16":  # the upper half of a float32
-            array = (array.astype(np.uint32) << 16).view(np.float32)
-        elif tensor["dtype"] == "BOOL":
-            array = array != 0
-        array = array.astype(array.dtype.newbyteorder("="), copy=False)
-        array.flags.writeable = False
-        arrays[key] = array
-    return arrays
+        itemsize = np.dtype(_DTYPES[dtype]).itemsize
+        # An empty array may still claim axes that NumPy cannot address.
+        if math.prod(shape) * itemsize != offsets[1] - offsets[0] or math.prod(n or 1 for n in shape) >= 1 << 60:
+            raise ModelFormatError(f"{what} of the shape {shape} does not fit bytes {offsets[0]} to {offsets[1]}")
+        found[key] = dtype, tuple(shape), offsets[0]
+        places.append(offsets)
+    end = 0
+    for begin, after in sorted(places):
+        if begin != end:
+            raise ModelFormatError(f"{damaged}: its tensors overlap, or have gaps between them, at byte {begin}")
+        end = after
+    if end != room:
+        raise ModelFormatError(f"{damaged}: its tensors take {end} bytes, there are {room}")
+    return found
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    if len(made := dict(pairs)) != len(pairs):
+        raise ValueError("a name that is there twice")
+    return made
+
+
+def _sizes(value: object, most: int) -> bool:
+    return isinstance(value, list) and len(value) <= most and all(type(n) is int and n >= 0 for n in value)
+
+
+def _array(file: BinaryIO, dtype: str, shape: tuple[int, ...], what: str) -> np.ndarray:
+    """The tensor that begins where `file` is."""
+    array: np.ndarray = np.empty(shape, _DTYPES[dtype])
+    if array.size and file.readinto(array.reshape(-1).view(np.uint8).data) != array.nbytes:  # type: ignore[attr-defined]
+        raise ModelFormatError(f"{what} is cut short")
+    if dtype == "BF16":  # the upper half of a float32
+        wide = array.astype(np.uint32)
+        wide <<= np.uint32(16)
+        array = wide.view(np.float32)
+    elif dtype == "BOOL":
+        array = array != 0
+    array = array.astype(array.dtype.newbyteorder("="), copy=False)
+    array.flags.writeable = False
+    return array

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from ..engine.errors import ModelFormatError, UnsupportedModelError
-from .archive import ZIP_MAGIC, Archive, Source, source_name
+from .archive import ZIP_MAGIC, Archive, Source, opened, source_bytes, source_name
 from .torch_tensors import CALLS, DTYPES, StorageRef, TensorReader, TensorRef, short, storage_ref
 from .unpickle import Inert, unpickle, unpickle_at
 
@@ -83,9 +83,7 @@ def read_torch(source: Source, *, state_dict: str | None = None) -> dict[str, np
 
 
 def _head(source: Source) -> bytes:
-    if isinstance(source, bytes):
-        return source[:_HEAD]
-    with open(source, "rb") as file:
+    with opened(source) as file:
         return file.read(_HEAD)
 
 
@@ -260,11 +258,7 @@ def is_legacy_tar(head: bytes) -> bool:
 
 
 def _read_legacy(source: Source, name: str, state_dict: str | None) -> dict[str, np.ndarray]:
-    if isinstance(source, bytes):
-        data = source
-    else:
-        with open(source, "rb") as file:
-            data = file.read()
+    data = source_bytes(source)
     seen: dict[str, StorageRef] = {}
 
     def persistent(identity: object) -> object:

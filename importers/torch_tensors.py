@@ -7,6 +7,7 @@ shape and strides. Here both become descriptions; `TensorReader` makes arrays of
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -176,11 +177,15 @@ class TensorReader:
     def arrays(self, tensors: dict[str, TensorRef]) -> dict[str, np.ndarray]:
         made: dict[tuple[object, ...], np.ndarray] = {}
         arrays = {}
+        uses = Counter(tensor.storage.key for tensor in tensors.values())
         for name, tensor in tensors.items():
             same = (tensor.storage.key, tensor.dtype, tensor.offset, tensor.shape, tensor.strides)
             if same not in made:
                 made[same] = self.array(name, tensor)
             arrays[name] = made[same]
+            uses[tensor.storage.key] -= 1
+            if not uses[tensor.storage.key]:  # what was converted need not stay
+                self.storages.pop(tensor.storage.key, None)
         return arrays
 
     def array(self, name: str, tensor: TensorRef) -> np.ndarray:
@@ -231,7 +236,9 @@ def _native(view: np.ndarray, dtype: str | None) -> np.ndarray:
     # Storages of the older format lie at odd places of the file.
     array = np.require(view, view.dtype.newbyteorder("="), ["C", "ALIGNED"]).reshape(view.shape)
     if dtype == "bfloat16":  # the upper half of a float32
-        array = (array.astype(np.uint32) << 16).view(np.float32)
+        wide = array.astype(np.uint32)
+        wide <<= np.uint32(16)
+        array = wide.view(np.float32)
     elif dtype == "bool":
         array = array != 0
     array.flags.writeable = False

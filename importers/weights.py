@@ -12,7 +12,7 @@ import numpy as np
 from ..engine.errors import ModelFormatError, UnsupportedModelError
 from ..engine.graph import Graph
 from ..engine.spec import Spec
-from .archive import ZIP_MAGIC, Archive, Source, source_name
+from .archive import ZIP_MAGIC, Archive, Source, opened, source_name
 from .audio import is_json, read_json
 from .build import build
 from .infer import infer
@@ -152,9 +152,7 @@ def to_graph(weights: Mapping[str, np.ndarray], spec: Spec | None, source: str) 
 
 
 def _head(source: Source) -> bytes:
-    if isinstance(source, bytes):
-        return source[:_HEAD]
-    with open(source, "rb") as file:
+    with opened(source) as file:
         return file.read(_HEAD)
 
 
