@@ -17,13 +17,26 @@ for its graph, hands it each call with the arguments as the file has them, and g
 `indexing`          index, gather, scatter and what writes into a part
 `creation`          zeros, arange, types
 `windows`           convolutions, pooling, padding
-`normalizations`    batch, layer, group and instance norm
+`normalizations`    batch, layer, group and instance norm; attention
+`aliases`           programs that write in place
+`ports`             names of outputs
 =================== =================================================================================
 """
 
 from __future__ import annotations
 
-from . import creation, pointwise, products, recurrent, views  # noqa: F401 fill the table
+from . import (  # noqa: F401 they fill the table
+    creation,
+    indexing,
+    normalizations,
+    pointwise,
+    products,
+    recurrent,
+    reductions,
+    views,
+    windows,
+)
+from .aliases import Aliases, Ref
 from .core import Aten, SymInt, Tensor
 
-__all__ = ["Aten", "SymInt", "Tensor"]
+__all__ = ["Aliases", "Aten", "Ref", "SymInt", "Tensor"]

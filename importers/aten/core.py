@@ -139,6 +139,14 @@ class Aten:
         except (TypeError, ValueError, IndexError, KeyError, AttributeError, OverflowError, AssertionError) as error:
             raise ModelFormatError(f"{self.source}: {self._label}: its arguments do not fit ({error})") from error
 
+    def part(self, name: str, *args: Any) -> Any:
+        """What another operator gives, as a part of the present one."""
+        outer, self.name = self.name, name
+        try:
+            return TABLE[name](self, *args)
+        finally:
+            self.name = outer
+
     def _is_placement(self, name: str, key: str, value: object) -> bool:
         """Whether an argument only says where memory lies; a sparse layout says more."""
         return key in _PLACEMENT and key not in _signature(name).parameters and (key != "layout" or value in (None, 0))

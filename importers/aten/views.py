@@ -289,7 +289,7 @@ def slice_(
             end = start + length
             end = FAR if end == 0 else end
         else:
-            end = a.call("add", [start, length], {}, where=a.where)
+            end = a.part("add", start, length)
     start, end = 0 if start is None else start, FAR if end is None else end
     size = None
     if self.shape is not None:
@@ -376,6 +376,5 @@ def roll(a: Aten, self: Tensor, shifts: Any, dims: Any = ()) -> Tensor:
         elif move < 0:
             raise a.unsupported("is negative, along an axis whose size is not known", "shifts", shifts)
         if move:
-            a.name = "slice"
-            self = cat(a, [slice_(a, self, dim, -move, None), slice_(a, self, dim, None, -move)], dim)
+            self = cat(a, [a.part("slice", self, dim, -move), a.part("slice", self, dim, None, -move)], dim)
     return self
