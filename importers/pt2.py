@@ -1,8 +1,8 @@
 """Programs of `torch.export` (`.pt2`), read without PyTorch and without running anything in them.
 
 The file is a zip archive: the program as JSON, and weights as raw bytes with sizes and strides beside them
-(`data/weights`), or, as PyTorch wrote before 2.9, as files of `torch.save` within the archive. The program is a list of calls
-of ATen's operators, which `aten` says in the graph's vocabulary.
+(`data/weights`), or, as PyTorch wrote before 2.9, as files of `torch.save` within the archive. The program is a list of
+calls of ATen's operators, which `aten` says in the graph's vocabulary.
 """
 
 from __future__ import annotations
@@ -33,7 +33,6 @@ _DTYPES = {
 _MAJOR = 8
 _LEGACY = "serialized_exported_program.json"
 _SYMBOL = re.compile(r"(?:Symbol\('(\w+)'.*\)|(\w+))", re.DOTALL)
-_DECOMPOSE = "Export the model with run_decompositions(), which leaves nothing written in place"
 
 
 def is_pt2(names: Any) -> bool:
@@ -177,7 +176,7 @@ def _whole(size: dict[str, Any]) -> int:
 
 def _only(union: dict[str, Any]) -> tuple[str, Any]:
     """The kind and the value of an argument, of which there is one."""
-    ((kind, value),) = ((kind, value) for kind, value in union.items() if value is not None) or ((next(iter(union)), None),)
+    ((kind, value),) = ((kind, value) for kind, value in union.items() if value is not None)
     return kind, value
 
 
@@ -251,14 +250,14 @@ class _Program:
             made = self._node(node)
             outputs = node["outputs"]
             kinds = [_only(output) for output in outputs]
+            pairs: list[tuple[Any, Any]]
             if len(kinds) == 1 and kinds[0][0] in ("as_tensors", "as_optional_tensors"):
-                made = [] if made is None else made
                 names = [_only(n)[1] if kinds[0][0] == "as_optional_tensors" else n for n in kinds[0][1]]
-                pairs = zip(names, made, strict=True)
+                pairs = list(zip(names, made or [], strict=True))
             elif len(kinds) == 1:
-                pairs = iter([(kinds[0][1], made)])
+                pairs = [(kinds[0][1], made)]
             else:
-                pairs = zip((value for _, value in kinds), made if kinds else (), strict=True)
+                pairs = list(zip((value for _, value in kinds), made if kinds else (), strict=True))
             for output, value in pairs:
                 name = output.get("name", output.get("as_name")) if isinstance(output, dict) else None
                 if name is not None:
@@ -266,7 +265,8 @@ class _Program:
 
     def _node(self, node: dict[str, Any]) -> Any:
         target, where = node["target"], _where(node)
-        args, kwargs = [], {}
+        args: list[Any] = []
+        kwargs: dict[str, Any] = {}
         for given in node["inputs"]:
             value = self._argument(given["arg"])
             if given.get("kind", 1) == 1 and not kwargs:
@@ -283,7 +283,7 @@ class _Program:
             return self._inlined(args[1], args[2:])
         raise self.unsupported("the operator is not supported", node=f"{target.removeprefix('torch.ops.')} {where!r}")
 
-    def _inlined(self, body: dict[str, Any], inputs: list[Any]) -> list[Any]:
+    def _inlined(self, body: dict[str, Any], inputs: list[Any]) -> Any:
         """A graph within the graph, with values of its own."""
         outer, self.values = self.values, {}
         for port, value in zip(body["inputs"], inputs, strict=True):
@@ -292,7 +292,7 @@ class _Program:
         self._nodes(body)
         made = [self._argument(output) for output in body["outputs"]]
         self.values = outer
-        return made[0] if len(made) == 1 and body.get("is_single_tensor_return") else made  # type: ignore[no-any-return]
+        return made[0] if len(made) == 1 and body.get("is_single_tensor_return") else made
 
     def _argument(self, arg: dict[str, Any]) -> Any:
         kind, value = _only(arg)

@@ -21,7 +21,7 @@ from .archive import ZIP_MAGIC, Archive, Source, opened, source_bytes, source_na
 from .torch_tensors import CALLS, DTYPES, StorageRef, TensorReader, TensorRef, short, storage_ref
 from .unpickle import Inert, unpickle, unpickle_at
 
-__all__ = ["is_legacy_tar", "read_torch"]
+__all__ = ["is_legacy_tar", "read_tensors", "read_torch"]
 
 #: The newest archive version that PyTorch 2.13 reads.
 MAX_VERSION = 10
@@ -80,6 +80,32 @@ def read_torch(source: Source, *, state_dict: str | None = None) -> dict[str, np
         reader = TensorReader(name, total, lambda storage: archive.read(f"{folder}data/{storage.key}"))
         reader.order = _byte_order(archive, folder)
         return reader.arrays(tensors)
+
+
+def read_tensors(data: bytes, name: str) -> dict[str, np.ndarray]:
+    """The tensors of a file of `torch.save` that lies within another file: a dictionary of nothing else.
+
+    Parameters
+    ----------
+    data : bytes
+    name : str
+        For messages.
+
+    Raises
+    ------
+    ModelFormatError, UnsupportedModelError
+        As for `read_torch`.
+    """
+    _refuse_other_files(data[:_HEAD], name)
+    with Archive(data) as archive:
+        archive.name = name
+        folder = _folder(archive)
+        root = unpickle(archive.read(f"{folder}data.pkl"), source=name, calls=CALLS, persistent=storage_ref)
+        if not isinstance(root, dict):
+            raise _not_tensors(root, name)
+        reader = TensorReader(name, len(data), lambda storage: archive.read(f"{folder}data/{storage.key}"))
+        reader.order = _byte_order(archive, folder)
+        return reader.arrays(_tensors(root, name))
 
 
 def _head(source: Source) -> bytes:

@@ -17,6 +17,7 @@ from .audio import is_json, read_json
 from .build import build
 from .infer import infer
 from .keras import HDF5_MAGIC, KERAS_WEIGHTS, read_keras
+from .pt2 import is_pt2, read_pt2
 from .safetensors import is_safetensors, read_safetensors
 from .torch import is_legacy_tar, read_torch
 
@@ -39,7 +40,7 @@ def is_weights(source: Source) -> bool:
 
 
 def read_graph(source: Source | Mapping[str, Any], *, spec: Spec | None = None, state_dict: str | None = None) -> Graph:
-    """The graph of a model whose file holds weights.
+    """The graph of a model whose file holds weights, or a program of PyTorch's with them.
 
     Parameters
     ----------
@@ -56,8 +57,14 @@ def read_graph(source: Source | Mapping[str, Any], *, spec: Spec | None = None, 
     Raises
     ------
     ModelFormatError, UnsupportedModelError, OSError
-        As for `read_weights` and `to_graph`.
+        As for `read_weights`, `to_graph` and `read_pt2`.
+    ValueError
+        `spec` or `state_dict` for a file that describes its model.
     """
+    if not isinstance(source, Mapping) and _head(source).startswith(ZIP_MAGIC) and is_pt2(_names(source)):
+        if spec is not None or state_dict is not None:
+            raise ValueError("spec= and state_dict= are for weight files; an exported program describes itself")
+        return read_pt2(source)
     weights, own, name = _read(source, state_dict)
     return to_graph(weights, spec if spec is not None else own, name)
 

@@ -43,8 +43,8 @@ def zeros(a: Aten, self: Any = None, size: Any = None, dtype: Any = None) -> Ten
 
 @op("full", "new_full", "full_like")
 def full(a: Aten, self: Any = None, size: Any = None, fill_value: Any = None, dtype: Any = None) -> Tensor:
-    if a.name == "full":  # full(size, value)
-        size, fill_value = (self if size is None else size), (size if fill_value is None else fill_value)
+    if a.name == "full":  # full(size, fill_value)
+        size, fill_value = (size, fill_value) if self is None else (self, size if fill_value is None else fill_value)
         default = np.dtype(np.bool_) if isinstance(fill_value, bool) else None
         return filled(a, size, fill_value, a.dtype(dtype, default or result_type(fill_value)))
     kind = a.dtype(dtype, self.dtype)

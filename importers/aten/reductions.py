@@ -22,11 +22,12 @@ def _reduced(x: Tensor, axes: Sequence[int], keepdim: bool) -> Shape:
 
 def reduce(a: Aten, kind: str, x: Tensor, dim: Any = None, keepdim: bool = False) -> Tensor:
     """A reduction over some axes; over all of them where none are named."""
+    shape: Shape = None
     if x.shape is None and dim not in (None, [], ()):
         axes = [dim] if isinstance(dim, int) else list(dim)
-        shape = None
     elif x.shape is None:
-        axes, shape = [], None if keepdim else ()
+        axes = []
+        shape = None if keepdim else ()
     else:
         axes = a.axes(x, dim)
         shape = _reduced(x, axes, keepdim)
@@ -146,6 +147,8 @@ def variance(
 
 @op("softmax", "_softmax", "log_softmax", "_log_softmax", "special_softmax", "special_log_softmax", "softmin")
 def softmax(a: Aten, self: Tensor, dim: int, dtype: Any = None, half_to_float: bool = False) -> Tensor:
+    if isinstance(dtype, bool):  # _softmax(self, dim, half_to_float)
+        dtype, half_to_float = None, dtype
     x = a.cast(self, FLOAT if half_to_float else a.dtype(dtype, self.dtype))
     if a.name == "softmin":
         x = a.node("Neg", [x], x.dtype, x.shape)

@@ -273,5 +273,6 @@ def _padded(a: Aten, x: Tensor, pads: list[int], mode: str, value: Any) -> Tenso
     shape: Shape = (*x.shape[: rank - count], *grown)
     if not any(pads):
         return x
-    inputs = [x, a.ints(*before, *after), a.constant(np.array(value, x.dtype)), a.ints(*range(rank - count, rank))]
+    inputs: list[Tensor | str] = [x, a.ints(*before, *after)]
+    inputs += [a.constant(np.array(value, x.dtype)), a.ints(*range(rank - count, rank))]
     return a.node("Pad", inputs, x.dtype, shape, mode=mode)
