@@ -11,7 +11,7 @@ what is known when a program is built. Both of those are held to ONNX Runtime an
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -25,7 +25,13 @@ __all__ = ["compute", "evaluate"]
 Array = np.ndarray[Any, np.dtype[Any]]
 
 
-def evaluate(graph: Graph, feeds: Mapping[str, Any], outputs: Iterable[str] | None = None) -> dict[str, Array]:
+#: What is done to every floating value on its way.
+Rounding = Callable[[Array], Array]
+
+
+def evaluate(
+    graph: Graph, feeds: Mapping[str, Any], outputs: Iterable[str] | None = None, rounding: Rounding | None = None
+) -> dict[str, Array]:
     """The values of a graph for these inputs.
 
     Parameters
@@ -37,6 +43,9 @@ def evaluate(graph: Graph, feeds: Mapping[str, Any], outputs: Iterable[str] | No
         the other inputs give.
     outputs : iterable of str, optional
         The values wanted; by default the outputs of the graph. They may be any values in it.
+    rounding : callable, optional
+        Done to every constant, input and result in float64: how far the outputs move when each value is a little off says
+        how far single precision may.
 
     Returns
     -------
@@ -59,15 +68,15 @@ def evaluate(graph: Graph, feeds: Mapping[str, Any], outputs: Iterable[str] | No
         if isinstance(dim, str)
     }
     for name, array in graph.constants.items():
-        values[name] = _double(array)
+        values[name] = _double(array, rounding)
     for port in graph.inputs:
         given = feeds.get(port.name, graph.defaults.get(port.name))
         if given is None:
             given = np.zeros([d if isinstance(d, int) else sizes.get(d, 1) for d in port.shape or ()], port.dtype)
-        values[port.name] = _double(np.asarray(given))
+        values[port.name] = _double(np.asarray(given), rounding)
     with np.errstate(all="ignore"):
         for node in graph.nodes:
-            compute(node, values, graph.source)
+            compute(node, values, graph.source, rounding)
     names = [port.name for port in graph.outputs] if outputs is None else list(outputs)
     found = {name: values.get(name) for name in names}
     missing = [name for name, array in found.items() if array is None]
@@ -76,7 +85,7 @@ def evaluate(graph: Graph, feeds: Mapping[str, Any], outputs: Iterable[str] | No
     return {name: array for name, array in found.items() if array is not None}
 
 
-def compute(node: Node, values: dict[str, Array | None], source: str) -> None:
+def compute(node: Node, values: dict[str, Array | None], source: str, rounding: Rounding | None = None) -> None:
     """Add to `values`, which has None for ``""``, what one node makes of them."""
     op = OPS.get(node.op)
     if op is None:
@@ -92,9 +101,12 @@ def compute(node: Node, values: dict[str, Array | None], source: str) -> None:
         raise ShapeError(f"{source}: {node.label}: {error}") from error
     for name, result in zip(node.outputs, results, strict=False):
         if name:
-            values[name] = _double(np.asarray(result))
+            values[name] = _double(np.asarray(result), rounding)
 
 
-def _double(array: Array) -> Array:
+def _double(array: Array, rounding: Rounding | None) -> Array:
     """`array` in float64 where it is of a floating type."""
-    return array.astype(np.float64) if array.dtype.kind == "f" else array
+    if array.dtype.kind != "f":
+        return array
+    array = array.astype(np.float64)
+    return array if rounding is None else rounding(array)

@@ -43,6 +43,8 @@ DTYPES = {
     text: np.dtype(text)
     for text in ("|b1", "|i1", "|u1", "<i2", "<u2", "<i4", "<u4", "<i8", "<u8", "<f2", "<f4", "<f8")
 }
+#: Records that a value may be, which come back by their fields.
+RECORDS: dict[str, Any] = {"axes": Axes}
 #: Values inside values; deeper nesting no model has for good reasons.
 MOST_DEPTH = 16
 _LIMIT = 1 << 63
@@ -86,8 +88,9 @@ def pack_value(value: Any, array: Callable[[np.ndarray], int], graph: Callable[[
             return float(value) if math.isfinite(value) else {"float": repr(float(value))}
         if isinstance(value, np.generic):
             return {"array": array(np.asarray(value))}
-        if isinstance(value, Axes):
-            return {"axes": {f.name: pack(getattr(value, f.name)) for f in dataclasses.fields(Axes)}}
+        for name, kind in RECORDS.items():
+            if isinstance(value, kind):
+                return {name: {f.name: pack(getattr(value, f.name)) for f in dataclasses.fields(kind)}}
         if isinstance(value, tuple):
             return [pack(item) for item in value]
         if isinstance(value, list):
@@ -155,8 +158,8 @@ def unpack_value(data: Any, array: Callable[[Any], np.ndarray], graph: Callable[
             return array(inner)
         if kind == "graph":
             return graph(inner)
-        if kind == "axes" and isinstance(inner, dict):
-            return record(Axes, {name: unpack(item, depth + 1) for name, item in inner.items()})
+        if kind in RECORDS and isinstance(inner, dict):
+            return record(RECORDS[kind], {name: unpack(item, depth + 1) for name, item in inner.items()})
         if kind == "error" and isinstance(inner, dict):
             return error({name: unpack(item, depth + 1) for name, item in inner.items()})
         raise ModelFormatError(f"no value {kind[:40]!r}")

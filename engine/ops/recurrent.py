@@ -103,10 +103,9 @@ class Recurrent(Op):
         if lengths is not None and ((lengths < 0) | (lengths > have["x"].shape[0])).any():
             raise ShapeError(f"{node.label}: lengths {lengths.tolist()} outside 0..{have['x'].shape[0]}")
         w, r = (ours(have[name], 1, have["order"]) for name in "wr")
-        b = None if have["b"] is None else ours(have["b"], 2, have["order"])
+        b = np.zeros((len(w), 2, w.shape[1])) if have["b"] is None else ours(have["b"], 2, have["order"])
         results: list[tuple[Array, ...]] = []
         for d, reverse in enumerate(directions(node)):
-            bias = [None, None] if b is None else list(b[d])
             options: dict[str, Any] = {
                 "h0": None if have["h0"] is None else have["h0"][d],
                 "lengths": lengths,
@@ -114,7 +113,7 @@ class Recurrent(Op):
                 "clip": node.attrs["clip"],
                 "reverse": reverse,
             }
-            args = (have["x"], w[d], r[d], *bias)
+            args = (have["x"], w[d], r[d], *b[d])
             if node.op == "LSTM":
                 results.append(
                     reference.lstm(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -11,7 +11,7 @@ from .engine.graph import Graph
 from .engine.model import Model
 from .engine.ops import OPS
 
-__all__ = ["Draw", "first_batch", "frames", "random_values", "table_sizes", "timed_inputs", "whole"]
+__all__ = ["Draw", "first_batch", "frames", "random_values", "state_feeds", "table_sizes", "timed_inputs", "to_file", "to_frames", "whole"]
 
 Array = np.ndarray[Any, np.dtype[Any]]
 #: Shape, type, and how many different indices an input may hold -> its values.
@@ -113,3 +113,39 @@ def whole_shapes(model: Model, count: int, batch: int) -> dict[str, tuple[int, .
         )
         for port in model.inputs
     }
+
+
+# ---------------------------------------------------------------------- frames and the file's own shapes
+
+
+def to_file(model: Model, given: Mapping[str, Array]) -> dict[str, Array]:
+    """Frames as the file has them: time first where an input has time, then batch, which may be left out."""
+    feeds = {}
+    for port in model.inputs:
+        if port.name in given:
+            axes = model.layout.axes[port.name]
+            array, order = given[port.name], axes.order(len(port.shape or ()))
+            if axes.batch is not None and array.ndim < len(order):
+                array = np.expand_dims(array, order.index(axes.batch))
+            feeds[port.name] = np.expand_dims(np.transpose(array, np.argsort(order)), axes.dropped)
+    return feeds
+
+
+def to_frames(model: Model, results: Mapping[str, Array], batch: int | None) -> dict[str, Array]:
+    """What a whole call gives as a stream of this batch does: time first where an output has time, then batch."""
+    shown = {}
+    for name, axes in model.layout.axes.items():
+        if name not in results:
+            continue
+        order = axes.order(results[name].ndim)
+        kept = sorted(order)
+        array = np.transpose(np.squeeze(results[name], axes.dropped), [kept.index(axis) for axis in order])
+        if batch is None and axes.batch is not None and array.shape[order.index(axes.batch)] == 1:
+            array = np.squeeze(array, order.index(axes.batch))
+        shown[name] = array
+    return shown
+
+
+def state_feeds(model: Model) -> dict[str, str]:
+    """Inputs that are states, with the outputs that continue them."""
+    return {**{name: out for name, out in model.layout.states.items() if out}, **model.layout.carried}

@@ -1,0 +1,354 @@
+"""What a model computes, held to what it should: `gatestep.verify`.
+
+The measure of "the same" is the model's own. Every value of the graph, constants and inputs included, is moved by one
+unit in the last place of the arithmetic, up or down at random, and the oracle computes again: how far the outputs move
+says how far correct rounding can take them, through cancellation, saturation and recurrence alike. A result may be
+`MARGIN` times as far away, and `ULPS` units of its largest magnitude beside that, for sums of many terms and the
+approximations of the activations.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy as np
+
+import gatestep
+from gatestep._convert import imported
+from gatestep._feeds import Draw, first_batch, frames, random_values, state_feeds, to_file, to_frames, whole
+from gatestep._peers import Peer, peers
+from gatestep.engine.errors import GatestepError, ShapeError
+from gatestep.engine.graph import Graph
+from gatestep.engine.model import Model
+from gatestep.engine.oracle import evaluate
+
+__all__ = ["Check", "Report", "verify"]
+
+MARGIN, ULPS = 16.0, 512.0
+#: Other engines approximate activations to so many units of 1, however small the result is.
+ABSOLUTE = 4.0
+#: Times that the oracle computes with moved values.
+DRAWS = 2
+#: Frames of the streaming checks: a chunk of 64, one of 8 and single frames.
+FRAMES = 75
+#: Frames for what the oracle repeats.
+FEW = 6
+#: Below this everything counts as zero: the kernels take denormals for zeros.
+SMALLEST = {"float32": 1e-35, "float64": 1e-300}
+
+Array = np.ndarray[Any, np.dtype[Any]]
+
+
+@dataclass(frozen=True)
+class Check:
+    """One comparison.
+
+    Attributes
+    ----------
+    what : str
+        The inputs.
+    against : str
+        What the results were held to.
+    absolute, relative : float
+        The largest error, and that over the largest magnitude of the output it is in.
+    tolerance : float
+        What `absolute` may be; 0 where the bits must be the same.
+    passed : bool
+    note : str
+    """
+
+    what: str
+    against: str
+    absolute: float
+    relative: float
+    tolerance: float
+    passed: bool
+    note: str = ""
+
+
+@dataclass
+class Report:
+    """What `verify` found; prints as a table.
+
+    Attributes
+    ----------
+    source : str
+    checks : list of Check
+    skipped : list of str
+        What was not compared, and why.
+    """
+
+    source: str
+    checks: list[Check] = field(default_factory=list)
+    skipped: list[str] = field(default_factory=list)
+
+    @property
+    def passed(self) -> bool:
+        """Whether there was something to compare, and all of it agrees."""
+        return bool(self.checks) and all(check.passed for check in self.checks)
+
+    def json(self) -> str:
+        """The report as JSON."""
+        data = {"source": self.source, "passed": self.passed, "checks": [asdict(c) for c in self.checks]}
+        finite = json.loads(json.dumps(data | {"skipped": self.skipped}), parse_constant=lambda text: text)
+        return json.dumps(finite, indent=1)
+
+    def __str__(self) -> str:
+        rows = [("check", "against", "max error", "relative", "allowed", "")]
+        for c in self.checks:
+            verdict = ("ok" if c.passed else "DISAGREES") + (f" ({c.note})" if c.note else "")
+            allowed = f"{c.tolerance:.1e}" if c.tolerance else "same bits"
+            rows.append((c.what, c.against, f"{c.absolute:.1e}", f"{c.relative:.1e}", allowed, verdict))
+        widths = [max(len(row[k]) for row in rows) for k in range(5)]
+        lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, [*widths, 0], strict=True)) for row in rows]
+        lines += [f"not compared: {line}" for line in self.skipped]
+        bad = sum(not check.passed for check in self.checks)
+        lines.append(f"{len(self.checks)} checks, {bad} disagree" if self.checks else "nothing could be compared")
+        return "\n".join(line.rstrip() for line in [self.source, *lines])
+
+
+def verify(
+    source: Any, *, data: Mapping[str, Any] | None = None, seed: int = 0, trusted: bool = False, **options: Any
+) -> Report:
+    """See `gatestep.verify`."""
+    model = gatestep.load(source, **options)
+    return Verification(model, imported(source, **options), source, seed, trusted, options).report(data)
+
+
+class Verification:
+    """One model under test."""
+
+    def __init__(
+        self, model: Model, graph: Graph, source: Any, seed: int, trusted: bool, options: Mapping[str, Any]
+    ) -> None:
+        self.model, self.graph, self.rng = model, graph, np.random.default_rng(seed)
+        self.result = Report(model.source)
+        self.bound = dict(getattr(model, "bind", None) or {})
+        self.eps = float(np.finfo(model.real).eps)
+        self.peers: list[Peer] = []
+        for found in peers(source, trusted, options):
+            if isinstance(found, str):
+                self.result.skipped.append(found)
+            else:
+                self.peers.append(found)
+
+    def report(self, data: Mapping[str, Any] | None) -> Report:
+        """Everything that can be compared."""
+        if data is not None:
+            self.whole("the inputs given", dict(data))
+        for what, feeds in self.calls():
+            self.whole(what, feeds)
+        if self.model.streams:
+            self.streams()
+        else:
+            self.result.skipped.append(f"streaming: {self.model.layout.blocker}")
+        return self.result
+
+    # ------------------------------------------------------------------ measures
+    def rounding(self) -> Callable[[Array], Array]:
+        """Moves values by one unit in the last place."""
+
+        def move(array: Array) -> Array:
+            return array * (1 + self.eps * self.rng.choice((-1.0, 1.0), array.shape))
+
+        return move
+
+    def expected(self, feeds: Mapping[str, Any]) -> tuple[dict[str, Array], dict[str, float]]:
+        """What the oracle gives, and how far from it a result may be."""
+        want = evaluate(self.graph, {**feeds, **self.bound})
+        allowed = {}
+        for name, array in want.items():
+            finite = np.abs(array[np.isfinite(array)]) if array.dtype.kind == "f" else np.zeros(0)
+            largest = float(finite.max()) if finite.size else 0.0
+            allowed[name] = ULPS * self.eps * largest + SMALLEST[self.model.real.name]
+        for _ in range(DRAWS):
+            try:
+                moved = evaluate(self.graph, {**feeds, **self.bound}, rounding=self.rounding())
+            except GatestepError:  # a size that the graph computes in floating point was moved, too
+                break
+            for name, array in want.items():
+                if moved[name].shape == array.shape:
+                    with np.errstate(all="ignore"):
+                        apart = np.abs(moved[name].astype(np.float64) - array.astype(np.float64))
+                    apart = apart[np.isfinite(apart)]
+                    allowed[name] += MARGIN * float(apart.max()) if apart.size else 0.0
+        return want, allowed
+
+    def hold(
+        self,
+        what: str,
+        against: str,
+        got: Mapping[str, Array],
+        want: Mapping[str, Array],
+        allowed: Mapping[str, float],
+    ) -> None:
+        """Add a check: of several outputs, the one that is worst for its tolerance."""
+        found = [compared(what, against, got[name], want[name], allowed[name], name) for name in want if name in got]
+        if found:
+            self.result.checks.append(max(found, key=lambda c: (not c.passed, c.absolute / max(c.tolerance, 1e-300))))
+
+    def same(self, what: str, against: str, got: Mapping[str, Array], want: Mapping[str, Array]) -> None:
+        """Add a check that bits are the same."""
+        self.hold(what, against, got, want, dict.fromkeys(want, 0.0))
+
+    # ------------------------------------------------------------------ whole calls
+    def calls(self) -> Iterator[tuple[str, dict[str, Array]]]:
+        """Random and edge inputs for whole calls."""
+        free = self.model.layout.timed or not self.model.layout.axes
+        draw = random_values(self.rng)
+        edges: list[tuple[str, int, int, Draw]] = [
+            ("random, 1 step", 1, 1, draw),
+            ("random, 2 steps", 2, 1, draw),
+            ("random, 33 steps", 33, 1, draw),
+            ("random, batch of 3", 9, 3, draw),
+            ("zeros, first index", 9, 2, lambda shape, dtype, limit: np.zeros(shape, dtype)),
+            ("last index", 9, 2, lambda shape, dtype, limit: last(draw(shape, dtype, limit), limit)),
+            ("100 times as large", 9, 2, lambda shape, dtype, limit: scaled(draw(shape, dtype, limit), 100.0)),
+            ("denormals", 9, 2, lambda shape, dtype, limit: scaled(draw(shape, dtype, limit), 1e-40)),
+        ]
+        seen = set()
+        for what, count, batch, values in edges:
+            feeds = whole(self.model, count, batch, values)
+            shapes = tuple((name, array.shape) for name, array in feeds.items())
+            content = (shapes, b"".join(array.tobytes() for array in feeds.values()) if values is not draw else b"")
+            if content in seen or (what == "last index" and all(p.dtype.kind == "f" for p in self.model.inputs)):
+                continue
+            seen.add(content)
+            if not free:
+                what = what.split(", ")[0] if "batch" not in what else what
+            yield what, feeds
+
+    def whole(self, what: str, feeds: dict[str, Array]) -> None:
+        """One whole call against the oracle and the peers."""
+        try:
+            got = self.model(feeds)
+        except ShapeError as error:
+            self.result.skipped.append(f"{what}: {error}")
+            return
+        try:
+            want, allowed = self.expected({name: np.asarray(feeds[name]) for name in feeds})
+        except GatestepError as error:
+            self.result.skipped.append(f"{what}: the oracle: {error}")
+            return
+        self.hold(what, "oracle", got, want, allowed)
+        for peer in self.peers:
+            try:
+                theirs = peer.call({**feeds, **self.bound})
+            except Exception as error:  # whatever a peer says of a file that it cannot run
+                self.result.skipped.append(f"{what}: {peer.name}: {' '.join(str(error).split())[:200]}")
+                continue
+            self.hold(what, peer.name, got, theirs, {n: value + ABSOLUTE * self.eps for n, value in allowed.items()})
+
+    # ------------------------------------------------------------------ streams
+    def streams(self) -> None:
+        """Steps, chunks, rows and states."""
+        model, batch = self.model, first_batch(self.model)
+        draw = random_values(self.rng)
+        given = frames(model, FRAMES, batch, draw)
+        still = {port.name for port in model.stream(batch).inputs if port.constant}
+        stream = model.stream(batch)
+        steps = [stream.step({n: a if n in still else a[t] for n, a in given.items()}) for t in range(FRAMES)]
+        stepped = {name: np.stack([step[name] for step in steps]) for name in steps[0]}
+        what = f"{FRAMES} frames"
+        self.same(what, "steps: run in one", stepped, model.stream(batch).run(given))
+        stream = model.stream(batch)
+        pieces = []
+        for start, end in ((0, 1), (1, 6), (6, 70), (70, FRAMES)):
+            pieces.append(stream.run({n: a if n in still else a[start:end] for n, a in given.items()}))
+        joined = {name: np.concatenate([piece[name] for piece in pieces]) for name in stepped}
+        self.same(what, "steps: run in pieces", stepped, joined)
+        if model.layout.free_batch and batch is None:
+            rows = frames(model, FRAMES, 3, draw)
+            together, alone = model.stream(3).run(rows), model.stream()
+            one = alone.run({port.name: row(rows[port.name], port, rows, model) for port in alone.inputs})
+            self.same(f"{what}, 3 rows", "one row alone", {n: a[:, 1] for n, a in together.items()}, one)
+        if model.layout.timed:
+            self.recording(given, batch)
+        elif model.layout.states_in():
+            self.by_hand(given, batch)
+
+    def recording(self, given: Mapping[str, Array], batch: int | None) -> None:
+        """A stream against one call on the whole recording."""
+        model = self.model
+        stream = model.stream(batch)
+        states = {name: stream.state[name] for name in model.layout.states_in()}
+        feeds = {**to_file(model, given), **states}
+        for port in model.inputs:
+            if port.name in model.layout.lengths and not port.optional:
+                feeds[port.name] = np.full((batch or 1,), FRAMES, port.dtype)
+        try:
+            want, allowed = self.expected(feeds)
+        except GatestepError as error:
+            self.result.skipped.append(f"{FRAMES} frames: the oracle on the whole recording: {error}")
+            return
+        shown = to_frames(model, want, batch)
+        got = {n: a if model.layout.axes[n].time is not None else a[-1] for n, a in stream.run(dict(given)).items()}
+        self.hold(f"{FRAMES} frames", "oracle, one call", got, shown, allowed)
+        ends = {out: stream.state[name] for name, out in state_feeds(model).items()}
+        self.hold(f"{FRAMES} frames", "oracle, last states", ends, {out: want[out] for out in ends}, allowed)
+
+    def by_hand(self, given: Mapping[str, Array], batch: int | None) -> None:
+        """A stream against calls that are handed their states, by the engine and by the oracle."""
+        model = self.model
+        stream, pairs = model.stream(batch), state_feeds(self.model)
+        states: dict[str, Array] = {name: stream.state[name] for name in pairs}
+        doubles: dict[str, Array] = dict(states)
+        for t in range(FEW):
+            got = stream.step({n: a[t] for n, a in given.items()})
+            frame = to_file(model, {n: a[t] for n, a in given.items()})
+            called = model({**frame, **states})
+            want, allowed = self.expected({**frame, **doubles})
+            states = {name: called[out] for name, out in pairs.items()}
+            doubles = {name: want[out] for name, out in pairs.items()}
+        what = f"step {FEW}, states by hand"
+        many = {name: value * FEW for name, value in allowed.items()}
+        self.hold(what, "whole call", got, to_frames(model, called, batch), many)
+        self.hold(what, "oracle", got, to_frames(model, want, batch), many)
+        ends = {out: stream.state[name] for name, out in pairs.items()}
+        self.hold(what, "oracle, states", ends, {out: want[out] for out in ends}, many)
+
+
+def row(array: Array, port: Any, rows: Mapping[str, Array], model: Model) -> Array:
+    """Row 1 of what a stream of rows was given at this port."""
+    axes = model.layout.axes[port.name]
+    if axes.batch is None:
+        return array
+    return array[1] if port.constant else array[:, 1]
+
+
+def scaled(array: Array, factor: float) -> Array:
+    """Floating values times `factor`."""
+    return (array.astype(np.float64) * factor).astype(array.dtype) if array.dtype.kind == "f" else array
+
+
+def last(array: Array, limit: int) -> Array:
+    """Indices replaced by the last there is."""
+    return array if array.dtype.kind not in "iu" else np.full_like(array, limit - 1)
+
+
+def compared(what: str, against: str, got: Array, want: Array, allowed: float, name: str) -> Check:
+    """One output: NaN and infinities must stand in the same places, the rest be as close as `allowed`."""
+    if got.shape != want.shape:
+        return Check(what, against, np.inf, np.inf, allowed, False, f"{name}: shape {got.shape}, not {want.shape}")
+    if allowed == 0.0:
+        same = got.dtype == want.dtype and got.tobytes() == want.tobytes()
+    with np.errstate(all="ignore"):
+        want = want.astype(got.dtype) if got.dtype.kind == "f" else want  # what the type cannot hold is infinite
+        mine, theirs = got.astype(np.float64), want.astype(np.float64)
+        odd = ~np.isfinite(theirs) | ~np.isfinite(mine)
+        apart = np.abs(mine - theirs)[~odd]
+        largest = float(np.abs(theirs[np.isfinite(theirs)]).max()) if np.isfinite(theirs).any() else 0.0
+    error = float(apart.max()) if apart.size else 0.0
+    relative = error / largest if largest else error
+    if not np.array_equal(mine[odd], theirs[odd], equal_nan=True):
+        count = int((~(np.isnan(mine[odd]) & np.isnan(theirs[odd])) & (mine[odd] != theirs[odd])).sum())
+        return Check(what, against, np.inf, np.inf, allowed, False, f"{name}: {count} values are NaN or infinite, or not")
+    if allowed == 0.0:
+        return Check(what, against, error, relative, 0.0, same, "" if same else f"{name}: other bits")
+    note = "" if error <= allowed else name
+    if odd.any():
+        note = f"{note} {int(odd.sum())} values NaN or infinite in both".strip()
+    return Check(what, against, error, relative, allowed, error <= allowed, note)
