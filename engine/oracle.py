@@ -44,8 +44,8 @@ def evaluate(
     outputs : iterable of str, optional
         The values wanted; by default the outputs of the graph. They may be any values in it.
     rounding : callable, optional
-        Done to every constant, input and result in float64: how far the outputs move when each value is a little off says
-        how far single precision may.
+        Done to every constant, input and result in float64: how far the outputs move when each value is a little off
+        says how far single precision may.
 
     Returns
     -------

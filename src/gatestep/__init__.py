@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     import onnx
 
     from gatestep import nn
+    from gatestep._verify import Report
 
 __all__ = [
     "GatestepError",
@@ -49,6 +50,7 @@ __all__ = [
     "convert",
     "load",
     "nn",
+    "verify",
 ]
 __version__ = "0.1.0"
 
@@ -195,6 +197,38 @@ def convert(source: Any, path: str | os.PathLike[str], **options: Any) -> None:
     from gatestep._convert import convert as write
 
     write(source, path, **options)
+
+
+def verify(
+    source: Any, *, data: Mapping[str, Any] | None = None, seed: int = 0, trusted: bool = False, **options: Any
+) -> Report:
+    """Hold what a model computes to what it should, and a stream of it to itself.
+
+    Parameters
+    ----------
+    source : as `load` takes it
+    data : mapping of str to array, optional
+        Inputs of your own, in the file's shapes, beside random and extreme ones.
+    seed : int
+        Of the random inputs.
+    trusted : bool
+        Let PyTorch load the file, if it is one of PyTorch's; that may run code which is in it.
+    **options
+        As for `load`.
+
+    Returns
+    -------
+    Report
+        `passed`, `checks` and `skipped`; prints as a table.
+
+    Examples
+    --------
+    >>> report = gatestep.verify("denoiser.onnx")
+    >>> assert report.passed, report
+    """
+    from gatestep._verify import verify as hold
+
+    return hold(source, data=data, seed=seed, trusted=trusted, **options)
 
 
 def __getattr__(name: str) -> Any:

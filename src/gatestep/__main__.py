@@ -1,4 +1,4 @@
-"""The command line: ``gatestep run`` and ``gatestep inspect``, or ``python -m gatestep``."""
+"""The command line: ``gatestep run``, ``inspect``, ``verify`` and ``convert``, or ``python -m gatestep``."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 import gatestep
 from gatestep import GatestepError, UnsupportedModelError
+from gatestep._cli_args import Usage, parser
 
 if TYPE_CHECKING:
     from gatestep import Model, Stream
@@ -29,129 +29,74 @@ __all__ = ["main"]
 #: Exit codes: what the caller typed is wrong; the model or the data are.
 USAGE, FAILED, INTERRUPTED = 2, 1, 130
 
-MODEL_HELP = "an .onnx file, a weight file of a single LSTM, GRU or RNN, or a .nam"
 
-RUN_HELP = """\
-Run a model over a recording, frame by frame, and say how fast it went.
-
-A model that streams takes one frame at a time, its state carried from frame to
-frame, and every frame is timed. A model that needs the future (a bidirectional
-one) gets all frames in one call.
-"""
-
-RUN_EPILOG = """\
-files, by suffix:
-  .npy   one array, time first
-  .npz   for models with several inputs or outputs: one array each, by the
-         names that `gatestep inspect` shows
-  .csv   a frame a line; a first line that is not numbers is skipped
-  .wav   mono sound, for models whose frame is a block of samples; written
-         with 16 bits
-
-examples:
-  gatestep run denoiser.onnx spectrum.npy -o mask.npy --rate 62.5
-  gatestep run amplifier.onnx guitar.wav -o out.wav
-  gatestep run tracker.onnx sensors.csv -o track.csv --state h0=hn --state c0=cn
-"""
-
-
-class Usage(Exception):
-    """What was typed cannot be done, whatever is in the files."""
-
-
-class Parser(argparse.ArgumentParser):
-    """A parser whose errors are one line."""
-
-    def error(self, message: str) -> NoReturn:
-        raise Usage(f"{message} (see: {self.prog} --help)")
-
-
-def parser() -> argparse.ArgumentParser:
-    """The command line's grammar."""
-    raw = argparse.RawDescriptionHelpFormatter
-    top = Parser(
-        prog="gatestep", description="Run a trained LSTM, GRU or RNN, one frame at a time.", formatter_class=raw
-    )
-    top.add_argument("--version", action="version", version=f"gatestep {gatestep.__version__}")
-    commands = top.add_subparsers(dest="command", metavar="COMMAND", required=True)
-
-    run = commands.add_parser(
-        "run", help="run a model over a recording", description=RUN_HELP, epilog=RUN_EPILOG, formatter_class=raw
-    )
-    run.add_argument("model", metavar="MODEL", help=MODEL_HELP)
-    run.add_argument("input", metavar="INPUT", type=Path, help="the recording: .npy, .npz, .csv or .wav")
-    run.add_argument(
-        "-o",
-        "--output",
-        metavar="OUTPUT",
-        type=Path,
-        required=True,
-        help="where the results go: .npy, .npz, .csv or .wav",
-    )
-    run.add_argument(
-        "--rate",
-        metavar="HZ",
-        type=rate,
-        help="frames per second of the recording (known for .wav), to report × real time",
-    )
-    run.add_argument("--whole", action="store_true", help="one call, in the model's own shapes, instead of a stream")
-    add_model_options(run)
-
-    inspect = commands.add_parser("inspect", help="say what a model is", description="Say what a model is.")
-    inspect.add_argument("model", metavar="MODEL", help=MODEL_HELP)
-    add_model_options(inspect)
-    return top
-
-
-def add_model_options(command: argparse.ArgumentParser) -> None:
-    """Options of `gatestep.load`, which every command takes alike."""
-    command.add_argument(
-        "--state",
-        metavar="IN=OUT",
-        type=state,
-        action="append",
-        default=[],
-        help="what output OUT gives is input IN of the next frame; may be repeated (found without, where unambiguous)",
-    )
-    command.add_argument(
-        "--backend", choices=("auto", "cython", "numba"), default="auto", help="kernels (default: auto)"
-    )
-    command.add_argument(
-        "--dtype", choices=("float32", "float64"), default="float32", help="type to compute in (default: float32)"
-    )
-
-
-def rate(text: str) -> float:
-    """A positive number."""
-    try:
-        value = float(text)
-    except ValueError:
-        value = 0.0
-    if not 0 < value < float("inf"):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number above 0")
-    return value
-
-
-def state(text: str) -> tuple[str, str]:
-    """A pair ``IN=OUT``."""
-    source, equals, target = text.partition("=")
-    if not (source and equals and target):
-        raise argparse.ArgumentTypeError(f"{text!r} is not IN=OUT")
-    return source, target
+def model_options(options: argparse.Namespace) -> dict[str, Any]:
+    """What is said of the model, as `gatestep.load` takes it."""
+    given = {"states": dict(options.state) or None, "fix": tuple(options.fix) or None, "dtype": options.dtype}
+    settled = {name: value for name, value in given.items() if value is not None}
+    return {**settled, "backend": options.backend, "self_test": not options.no_self_test}
 
 
 def load(options: argparse.Namespace) -> Model:
     """The model that the options ask for."""
-    states = dict(options.state) or None
-    return gatestep.load(options.model, states=states, backend=options.backend, dtype=options.dtype)
+    with usage():
+        return gatestep.load(options.model, **model_options(options))
 
 
-def inspect(options: argparse.Namespace) -> None:
+@contextmanager
+def usage() -> Iterator[None]:
+    """What `load` says of its own arguments is about what was typed."""
+    try:
+        yield
+    except GatestepError:
+        raise
+    except ValueError as error:
+        raise Usage(str(error)) from error
+
+
+def inspect(options: argparse.Namespace) -> int:
     """``gatestep inspect``: print the summary."""
     print(load(options))
+    return 0
 
 
-def run(options: argparse.Namespace) -> None:
+def verify(options: argparse.Namespace) -> int:
+    """``gatestep verify``: print the report."""
+    from . import _cli_io as files
+
+    data = None
+    if options.inputs is not None:
+        if options.inputs.suffix.lower() != ".npz":
+            raise Usage(f"--inputs {options.inputs}: the suffix is not .npz")
+        model, recording = load(options), files.read(options.inputs)
+        ports = {port.name: port for port in model.inputs}
+        named = recording.assign(
+            [port.name for port in model.inputs if not port.optional],
+            [port.name for port in model.inputs if port.optional],
+        )
+        data = {name: recording.converted(array, ports[name]) for name, array in named.items()}
+    with usage():
+        report = gatestep.verify(
+            options.model, data=data, seed=options.seed, trusted=options.trusted, **model_options(options)
+        )
+    print(report.json() if options.json else report)
+    return 0 if report.passed else FAILED
+
+
+def convert(options: argparse.Namespace) -> int:
+    """``gatestep convert``: write the file, and say what it costs to load."""
+    if not options.output.parent.is_dir():
+        raise Usage(f"{options.output}: there is no folder {options.output.parent}")
+    with usage():
+        gatestep.convert(options.model, options.output, **model_options(options))
+    began = time.perf_counter()
+    gatestep.load(options.output)
+    took = time.perf_counter() - began
+    print(f"{options.output}: {options.output.stat().st_size:,} bytes, loads in {took * 1e3:.1f} ms")
+    return 0
+
+
+def run(options: argparse.Namespace) -> int:
     """``gatestep run``: read, compute, write, report."""
     from . import _cli_io as files
 
@@ -168,6 +113,7 @@ def run(options: argparse.Namespace) -> None:
         step_through(model.stream(), recording, options)
     else:
         call_once(model, recording, options)
+    return 0
 
 
 def step_through(stream: Stream, recording: Recording, options: argparse.Namespace) -> None:
@@ -295,7 +241,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         options = parser().parse_args(arguments)
         with warnings.catch_warnings():
             warnings.showwarning = lambda message, *_: print(f"gatestep: warning: {message}", file=sys.stderr)
-            {"run": run, "inspect": inspect}[options.command](options)
+            commands = {"run": run, "inspect": inspect, "verify": verify, "convert": convert}
+            code = commands[options.command](options)
         sys.stdout.flush()
     except KeyboardInterrupt:
         return complain("interrupted", INTERRUPTED)
@@ -306,7 +253,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return FAILED
     except (GatestepError, OSError, MemoryError) as error:
         return complain(one_line(error), FAILED)
-    return 0
+    return code
 
 
 def complain(message: str, code: int) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import os
+import warnings
 from dataclasses import replace
 from typing import Any
 
@@ -40,7 +41,9 @@ def imported(source: Any, **options: Any) -> Graph:
         return Container(source).imported
     defaults = inspect.signature(gatestep.load).parameters
     reading = [name for name in inspect.signature(gatestep._read).parameters if name != "source"]
-    return gatestep._read(source, **{name: options.get(name, defaults[name].default) for name in reading})
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # what there is to warn of has been said by `load`
+        return gatestep._read(source, **{name: options.get(name, defaults[name].default) for name in reading})
 
 
 # ---------------------------------------------------------------------- writing

@@ -11,7 +11,18 @@ from .engine.graph import Graph
 from .engine.model import Model
 from .engine.ops import OPS
 
-__all__ = ["Draw", "first_batch", "frames", "random_values", "state_feeds", "table_sizes", "timed_inputs", "to_file", "to_frames", "whole"]
+__all__ = [
+    "Draw",
+    "first_batch",
+    "frames",
+    "random_values",
+    "state_feeds",
+    "table_sizes",
+    "timed_inputs",
+    "to_file",
+    "to_frames",
+    "whole",
+]
 
 Array = np.ndarray[Any, np.dtype[Any]]
 #: Shape, type, and how many different indices an input may hold -> its values.
