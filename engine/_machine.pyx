@@ -23,6 +23,8 @@ cdef extern from "abi.h":
         GS_P
         GS_N
         GS_F
+        GS_OK
+        GS_JUMP
     ctypedef struct gs_args:
         void *p[12]
         Py_ssize_t n[24]
@@ -100,19 +102,26 @@ cdef class Machine:
         free(self.patches)
 
     cdef Py_ssize_t execute(self, char **ports) noexcept nogil:
-        """Make every call once. Returns the number of the call that failed, or -1."""
+        """Make the calls, one after the other or where they jump to. Returns the number of the one that failed, or -1."""
         cdef Py_ssize_t i
+        cdef int status
         cdef Patch *patch
         for i in range(self.patched):
             patch = &self.patches[i]
             patch.slot[0] = ports[patch.port] + patch.offset
-        for i in range(self.count):
-            if self.calls[i].kernel(&self.calls[i].args):
+        i = 0
+        while i < self.count:
+            status = self.calls[i].kernel(&self.calls[i].args)
+            if status == GS_OK:
+                i += 1
+            elif status == GS_JUMP:
+                i = self.calls[i].args.n[0]
+            else:
                 return i
         return -1
 
     def run(self, list arrays not None):
-        """Make every call once over these arrays, one per port, which must have the types and shapes of the ports.
+        """Make the calls over these arrays, one per port, which must have the types and shapes of the ports.
 
         Returns
         -------
@@ -122,6 +131,8 @@ cdef class Machine:
         cdef char *ports[MAX_PORTS]
         cdef Py_ssize_t i, failed
         cdef unsigned long long mode
+        if len(arrays) > MAX_PORTS:
+            raise ShapeError(f"{len(arrays)} inputs and outputs; at most {MAX_PORTS} are supported")
         for i in range(len(arrays)):
             ports[i] = <char *>cnp.PyArray_DATA(<cnp.ndarray>arrays[i])
         with nogil:

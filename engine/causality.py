@@ -5,7 +5,7 @@ Each check names the first node at fault, or finds none.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
@@ -40,10 +40,10 @@ def misfit(ctx: Lowering) -> Mixing | None:
 def restarts(graph: Graph, ctx: Lowering, layout: Layout, given: Mapping[str, str]) -> Mixing | None:
     """A recurrent operator whose state begins at a value that is computed, and so would begin anew at every frame."""
     for run in ctx.runs:
-        for state in run.begins:
+        for state, first in run.begins.items():
             if (run.node.key, state) in layout.owned:
                 continue
-            sources = ancestors(graph, [run.node.inputs[5 if state == "h" else 6]]) & {p.name for p in graph.inputs}
+            sources = ancestors(graph, [first]) & {p.name for p in graph.inputs}
             if not sources or not sources <= given.keys():  # what the caller says is carried continues
                 return Mixing(TIME, run.node, f"begins at a state ({state}) that the model computes")
     return None
@@ -54,9 +54,11 @@ def hindsight(graph: Graph, ctx: Lowering) -> Mixing | None:
     lasts: set[str] = set()
     for mixing in ctx.lasts:
         if is_in(ctx.root(mixing.tag), TIME):
-            lasts.update(mixing.node.outputs[1:] if mixing.node.op in ("LSTM", "GRU", "RNN") else mixing.node.outputs)
+            finals = slice(mixing.node.attrs["states"]) if mixing.node.op == "Scan" else slice(1, None)
+            recurrent = mixing.node.op in ("LSTM", "GRU", "RNN", "Scan")
+            lasts.update(mixing.node.outputs[finals] if recurrent else mixing.node.outputs)
     for run in ctx.runs:
-        if lasts & ancestors(graph, [run.node.inputs[0]]):
+        if lasts & ancestors(graph, run.frames):
             return Mixing(TIME, run.node, "runs over frames that hold what comes after them")
     return None
 
@@ -100,7 +102,10 @@ def varies(graph: Graph, ctx: Lowering, outputs: Iterable[str], what: str) -> Mi
             return Mixing(what, node, f"has another rank where there is one of the {axis}")
         if not any(isinstance(ctx.values[name], View) for name in made):
             continue
-        shaping = {"Gather": (1,), "Clip": ()}.get(node.op, OPS[node.op].known)
+        settled: Sequence[int] = (
+            (0,) if what == TIME else ()
+        )  # by the sizes of more than one frame, as `squeezed` has it
+        shaping = {"Gather": (1,), "Clip": (), "If": settled}.get(node.op, OPS[node.op].known)
         for k, name in enumerate(node.inputs):
             if name and k not in shaping and differ(ctx.values[name], one.values[name]):
                 return Mixing(what, node, f"depends on the number of {axis}")

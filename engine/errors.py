@@ -7,6 +7,7 @@ __all__ = [
     "MissingExtraError",
     "ModelFormatError",
     "ModelWarning",
+    "NeedsValue",
     "ShapeError",
     "StateError",
     "UnsupportedModelError",
@@ -62,6 +63,14 @@ class UnsupportedModelError(GatestepError, ValueError):
 
 class ModelWarning(UserWarning):
     """The file loads, but is known to compute something else than the model it was made from."""
+
+
+class NeedsValue(Exception):
+    """A program cannot be built before the values of these model inputs are known."""
+
+    def __init__(self, inputs: frozenset[str], error: UnsupportedModelError) -> None:
+        self.inputs, self.error = inputs, error
+        super().__init__(str(error))
 
 
 class ShapeError(GatestepError, ValueError):

@@ -48,13 +48,13 @@ be ``""``. ``Scan(*state, *xs, *captured)`` has ``body``, the numbers ``states``
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
-__all__ = ["Dim", "Graph", "Node", "Port"]
+__all__ = ["Dim", "Graph", "Node", "Port", "ancestors", "needed"]
 
 #: A size, the name of a free dimension, or None where the file says nothing.
 Dim = int | str | None
@@ -124,6 +124,13 @@ class Graph:
     prefix: str = ""
     _fresh: int = 0
 
+    def everything(self) -> Iterator[Graph]:
+        """The graph itself and those that its nodes hold, at any depth."""
+        yield self
+        for node in self.nodes:
+            for body in node.bodies.values():
+                yield from body.everything()
+
     def fresh(self, hint: str = "v") -> str:
         """A value name that no file uses."""
         self._fresh += 1
@@ -161,3 +168,23 @@ class Graph:
         outs = tuple(self.fresh(op.lower()) for _ in range(outputs)) if isinstance(outputs, int) else tuple(outputs)
         self.nodes.append(Node(op, tuple(inputs), outs, attrs, name))
         return outs
+
+
+def needed(graph: Graph, wanted: Iterable[str], given: Mapping[str, Any]) -> list[Node]:
+    """The nodes that `wanted` values depend on, in order; `given` values need no making."""
+    missing = {name for name in wanted if name not in given}
+    nodes = []
+    for node in reversed(graph.nodes):
+        if missing.intersection(node.outputs):
+            nodes.append(node)
+            missing.update(name for name in node.inputs if name and name not in given)
+    return nodes[::-1]
+
+
+def ancestors(graph: Graph, names: Iterable[str]) -> set[str]:
+    """All values that `names` are computed from, themselves included."""
+    seen = set(names)
+    for node in reversed(graph.nodes):
+        if seen.intersection(node.outputs):
+            seen.update(node.inputs)
+    return seen

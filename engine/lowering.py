@@ -17,12 +17,12 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ..kernels import pack
-from .errors import GatestepError, ModelFormatError, ShapeError, UnsupportedModelError
-from .graph import Graph, Node
+from .errors import GatestepError, ModelFormatError, NeedsValue, ShapeError, UnsupportedModelError
+from .graph import Graph, Node, ancestors, needed
 from .ops import OPS
-from .values import MOST_ELEMENTS, Buffer, Merged, Tag, Value, View, Weights, collapse
+from .values import MOST_ELEMENTS, Buffer, Merged, Tag, Value, ValueList, View, Weights, collapse
 
-__all__ = ["BATCH", "TIME", "Instruction", "Lowering", "Mixing", "NeedsValue", "Run"]
+__all__ = ["BATCH", "TIME", "Choice", "Instruction", "Lowering", "Mixing", "NeedsValue", "Run", "ancestors", "needed"]
 
 TIME, BATCH = "time", "batch"
 #: The kernels' limit on axes after collapsing.
@@ -31,14 +31,6 @@ MAX_NDIM = 6
 WRITTEN = frozenset((4, 5, 6, 9))
 #: Operators that leave the elements of a row side by side.
 ROW_RESHAPES = frozenset(("Reshape", "Squeeze", "Unsqueeze", "Flatten"))
-
-
-class NeedsValue(Exception):
-    """A program cannot be built before the values of these model inputs are known."""
-
-    def __init__(self, inputs: frozenset[str], error: UnsupportedModelError) -> None:
-        self.inputs, self.error = inputs, error
-        super().__init__(str(error))
 
 
 class Mixing(NamedTuple):
@@ -52,20 +44,31 @@ class Mixing(NamedTuple):
 class Run(NamedTuple):
     """A recurrent operator runs along the axis tagged `along`, for rows side by side along `across`.
 
-    `begins` are the states that begin at a value of the graph, not at a known one.
+    `begins` are the states that begin at a value of the graph, not at a known one, with the names of those values;
+    `frames` the names of what it runs over, `steps` long.
     """
 
     node: Node
     along: Tag
     across: Tag
-    begins: tuple[str, ...]
+    begins: dict[str, str]
+    frames: tuple[str, ...]
+    steps: int
+
+
+class Choice(NamedTuple):
+    """`node` chooses what runs when the program runs, by what depends on these `inputs` of the model."""
+
+    node: Node
+    inputs: frozenset[str]
 
 
 @dataclass(eq=False)
 class Instruction:
     """One kernel call.
 
-    `p` maps slots to views; `weights` is packed into slot 1 when the program is finished.
+    `p` maps slots to views; `weights` is packed into slot 1 when the program is finished. A jump has as its `target` a
+    label: an instruction without a kernel, which marks a place among the others.
     """
 
     kernel: str
@@ -74,6 +77,7 @@ class Instruction:
     n: list[int]
     f: list[float]
     weights: Weights | None = None
+    target: Instruction | None = None
 
     def buffers(self) -> Iterator[Buffer]:
         return (view.buffer for view in self.p.values())
@@ -97,8 +101,8 @@ class Lowering:
     owned : frozenset
         Slots that replace a state input of the file: they start from zeros, whatever the graph hands them.
     squeezed : dict
-        Axes that Squeeze drops where the file does not name them, by node:
-        for one frame or one row the sizes would mislead.
+        Axes that Squeeze drops where the file does not name them, and the branches (0 or 1) that an If takes where
+        sizes decide, by node: for one frame or one row the sizes would mislead.
     """
 
     graph: Graph
@@ -113,26 +117,75 @@ class Lowering:
     lasts: list[Mixing] = field(default_factory=list)
     drops: list[Mixing] = field(default_factory=list)
     runs: list[Run] = field(default_factory=list)
+    choices: list[Choice] = field(default_factory=list)
     squeezed: dict[str, tuple[int, ...]] = field(default_factory=dict)
     _tags: dict[str, str] = field(default_factory=dict)
     _layers: dict[str, Instruction] = field(default_factory=dict)
     _uses: Counter[str] = field(default_factory=Counter)
     _constants: dict[int, tuple[np.ndarray, View]] = field(default_factory=dict)
+    _sources: dict[str, tuple[str, ...]] = field(default_factory=dict)
 
     # ------------------------------------------------------------------ the walk
     def run(self, wanted: Iterable[str]) -> None:
         """Lower every node that `wanted` values depend on. Inputs must be in `values` already."""
         wanted = list(wanted)
         nodes = needed(self.graph, wanted, self.values)
-        self._uses = Counter(name for node in nodes for name in node.inputs)
-        self._uses.update(wanted)
-        for name, array in self.graph.constants.items():
-            self.values.setdefault(name, self._as_real(array))
-        for node in nodes:
-            self._lower(node)
+        self._lower_all(self.graph, nodes, wanted)
         for name in wanted:
             if name not in self.values:
                 raise ModelFormatError(f"{self.graph.source}: output {name!r} is made by no node")
+            if isinstance(self.values[name], ValueList):
+                raise UnsupportedModelError(
+                    f"output {name!r} is a sequence",
+                    source=self.graph.source,
+                    hint="Cut the part you need with load(..., outputs=[...])",
+                )
+
+    def _lower_all(self, graph: Graph, nodes: Iterable[Node], wanted: Iterable[str]) -> None:
+        uses = Counter(name for node in nodes for name in node.inputs)
+        uses.update(wanted)
+        for name, count in uses.items():  # set, not added: a body may be lowered as often as there are iterations
+            self._uses[name] = count
+        for name, array in graph.constants.items():
+            self.values.setdefault(name, self._as_real(array))
+        for node in nodes:
+            self._lower(node)
+
+    def inline(self, node: Node, body: Graph, inputs: Sequence[Any], wanted: Sequence[int] | None = None) -> list[Any]:
+        """Lower a body that `node` holds where the walk stands, for these inputs; returns its outputs.
+
+        Those that are not `wanted` are None.
+        """
+        for port, outer, value in zip(body.inputs, inputs_of(node, body), inputs, strict=True):
+            self.values[port.name] = self._as_real(value) if isinstance(value, np.ndarray) else value
+            self._sources[port.name] = (outer,)
+        ports = [port.name for port in body.outputs]
+        names = [ports[k] for k in (range(len(ports)) if wanted is None else wanted)]
+        given = dict.fromkeys(port.name for port in body.inputs)
+        self._lower_all(body, needed(body, names, given), names)
+        return [self.values[name] if name in names else None for name in ports]
+
+    @contextlib.contextmanager
+    def inside(self) -> Iterator[None]:
+        """In what runs more than once, or not always, operators begin anew each time, also in a stream."""
+        carry, self.carry = self.carry, False
+        try:
+            yield
+        finally:
+            self.carry = carry
+
+    def trial(self) -> _Trial:
+        """What is emitted and noted from here on, to be undone by `undo`."""
+        return _Trial(*(len(notes) for notes in self._notes()), dict(self.squeezed))
+
+    def undo(self, trial: _Trial) -> None:
+        """Forget what was emitted and noted since `trial`. What tags were found to be the same remain so."""
+        for notes, count in zip(self._notes(), trial, strict=False):
+            del notes[count:]
+        self.squeezed = dict(trial.squeezed)
+
+    def _notes(self) -> tuple[list[Any], ...]:
+        return self.instructions, self.mixings, self.lasts, self.drops, self.runs, self.choices
 
     def _lower(self, node: Node) -> None:
         op = OPS.get(node.op)
@@ -146,8 +199,13 @@ class Lowering:
         inputs = [self.values[name] if name else None for name in node.inputs]
         while inputs and inputs[-1] is None:
             inputs.pop()
+        for name in node.outputs:
+            self._layers.pop(name, None)
+            self._sources[name] = node.inputs
         known = all(value is None or isinstance(value, np.ndarray) for value in inputs)
-        if known and not (self.carry and node.op in ("LSTM", "GRU", "RNN")):
+        if op.folds and any(isinstance(value, ValueList) for value in inputs):
+            raise self.unsupported(node, "takes a sequence")
+        if known and op.folds and not (self.carry and node.op in ("LSTM", "GRU", "RNN")):
             results: tuple[Value, ...] = self.evaluate(node, inputs)
         else:
             for k in op.known:
@@ -196,13 +254,24 @@ class Lowering:
     def unknown(self, node: Node, positions: Iterable[int]) -> NeedsValue | UnsupportedModelError:
         """The error for inputs of `node` that must be known when the program is built, and are not."""
         names = [node.inputs[k] for k in positions if isinstance(self.values.get(node.inputs[k]), View)]
+        sources = self.sources(names) & {port.name for port in self.graph.inputs}
+        told = f", or say it with load(..., bind={{{', '.join(f'{name!r}: ...' for name in sorted(sources))}}})"
         error = self.unsupported(
             node,
-            f"needs the value of {', '.join(map(repr, names))} before it runs",
-            hint="Make it a constant of the file",
+            f"needs the value of {', '.join(repr(name.lstrip(chr(0))) for name in names)} before it runs",
+            hint=f"Make it a constant of the file{told if sources else ''}",
         )
-        sources = ancestors(self.graph, names) & {port.name for port in self.graph.inputs}
         return NeedsValue(frozenset(sources), error) if sources else error
+
+    def sources(self, names: Iterable[str]) -> set[str]:
+        """All values, inside and outside of bodies, that `names` are computed from, themselves included."""
+        seen, todo = set(names), list(names)
+        while todo:
+            for name in self._sources.get(todo.pop(), ()):
+                if name not in seen:
+                    seen.add(name)
+                    todo.append(name)
+        return seen
 
     # ------------------------------------------------------------------ values
     def view(self, value: Value) -> View:
@@ -283,6 +352,14 @@ class Lowering:
         self.instructions.append(instruction)
         return instruction
 
+    def label(self, node: Node) -> Instruction:
+        """A place to jump to, not yet among the instructions."""
+        return Instruction("", node, {}, [], [])
+
+    def place(self, label: Instruction) -> None:
+        """Let `label` mark the place where the walk stands."""
+        self.instructions.append(label)
+
     def used(self, value_name: str) -> bool:
         """Whether anything takes this value."""
         return self._uses[value_name] > 0
@@ -349,9 +426,16 @@ class Lowering:
         elif tag is not None:
             self.mixings.append(Mixing(tag, node, reason))
 
-    def ran(self, node: Node, along: Tag, across: Tag, begins: tuple[str, ...]) -> None:
+    def ran(
+        self, node: Node, along: Tag, across: Tag, begins: dict[str, str], frames: tuple[str, ...], steps: int
+    ) -> None:
         """Note how the recurrent operator `node` runs."""
-        self.runs.append(Run(node, along, across, begins))
+        self.runs.append(Run(node, along, across, begins, frames, steps))
+
+    def chose(self, node: Node, condition: str) -> None:
+        """Note that the value `condition` says, when the program runs, what it does next."""
+        inputs = self.sources([condition]) & {port.name for port in self.graph.inputs}
+        self.choices.append(Choice(node, frozenset(inputs)))
 
     def drop(self, tag: Tag, node: Node, reason: str) -> None:
         """Note that `node` would have another rank if this axis had one element."""
@@ -364,26 +448,24 @@ class Lowering:
             self.lasts.append(Mixing(tag, node, "takes the last frame"))
 
 
+class _Trial(NamedTuple):
+    """How many there were of each kind of note."""
+
+    instructions: int
+    mixings: int
+    lasts: int
+    drops: int
+    runs: int
+    choices: int
+    squeezed: dict[str, tuple[int, ...]]
+
+
+def inputs_of(node: Node, body: Graph) -> list[str]:
+    """What the inputs of a body are called outside; ``""`` for those that the node makes itself."""
+    names = node.inputs[1:] if node.op == "If" else node.inputs
+    return [*names, *[""] * (len(body.inputs) - len(names))][: len(body.inputs)]
+
+
 def pad(values: Sequence[int], fill: int) -> list[int]:
     """`values` filled up to the kernels' number of axes."""
     return [*values, *[fill] * (MAX_NDIM - len(values))]
-
-
-def needed(graph: Graph, wanted: Iterable[str], given: Mapping[str, Any]) -> list[Node]:
-    """The nodes that `wanted` values depend on, in order; `given` values need no making."""
-    missing = {name for name in wanted if name not in given}
-    nodes = []
-    for node in reversed(graph.nodes):
-        if missing.intersection(node.outputs):
-            nodes.append(node)
-            missing.update(name for name in node.inputs if name and name not in given)
-    return nodes[::-1]
-
-
-def ancestors(graph: Graph, names: Iterable[str]) -> set[str]:
-    """All values that `names` are computed from, themselves included."""
-    seen = set(names)
-    for node in reversed(graph.nodes):
-        if seen.intersection(node.outputs):
-            seen.update(node.inputs)
-    return seen

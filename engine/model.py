@@ -63,9 +63,13 @@ class Model:
         self.real = np.dtype(dtype)
         self.backend = backend
         self.source = graph.source
-        for name, array in graph.constants.items():
-            if array.dtype.kind == "f" and array.dtype != self.real:
-                graph.constants[name] = array.astype(self.real)
+        converted: dict[str, np.ndarray] = {}  # bodies share constants
+        for part in graph.everything():
+            for name, array in part.constants.items():
+                if array.dtype.kind == "f" and array.dtype != self.real:
+                    if name not in converted:
+                        converted[name] = array.astype(self.real)
+                    part.constants[name] = converted[name]
         if layout is None:
             graph = recognised(graph, self.real, states)
         self.graph = graph

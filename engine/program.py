@@ -132,6 +132,7 @@ def finish(
     targets = [deliver(ctx, value, dtype, k) for k, (value, dtype) in enumerate(outputs)]
     instructions = live(ctx.instructions)
     places, arena = arena_map(instructions)
+    instructions = resolved(instructions)
     try:
         kernels: KernelSet = kernel_set(backend, ctx.real)
         addresses = [kernels.address(i.kernel, i.n, i.f) for i in instructions]
@@ -152,13 +153,39 @@ def finish(
 def live(instructions: Sequence[Instruction]) -> list[Instruction]:
     """Without the calls whose results nothing reads."""
     read: set[Buffer] = set()
-    kept = []
-    for instruction in reversed(instructions):
-        written = [view.buffer for slot, view in instruction.p.items() if slot in WRITTEN]
-        if not written or any(buffer in read or buffer.kind in ("output", "state") for buffer in written):
-            kept.append(instruction)
-            read.update(view.buffer for slot, view in instruction.p.items() if slot not in WRITTEN)
-    return kept[::-1]
+    loops = bool(loops_of(instructions))
+    while True:
+        known, kept = len(read), []
+        for instruction in reversed(instructions):
+            written = [view.buffer for slot, view in instruction.p.items() if slot in WRITTEN]
+            needless = written and instruction.target is None
+            if not needless or any(buffer in read or buffer.kind in ("output", "state") for buffer in written):
+                kept.append(instruction)
+                read.update(view.buffer for slot, view in instruction.p.items() if slot not in WRITTEN)
+        if not loops or len(read) == known:  # what a loop reads may be written behind it
+            return kept[::-1]
+
+
+def loops_of(instructions: Sequence[Instruction]) -> list[tuple[int, int]]:
+    """First and last instruction of everything that is repeated, inner loops first."""
+    places = {id(instruction): k for k, instruction in enumerate(instructions) if not instruction.kernel}
+    jumps = [(places[id(i.target)], k) for k, i in enumerate(instructions) if i.target is not None]
+    return [(first, last) for first, last in jumps if first < last]
+
+
+def resolved(instructions: Sequence[Instruction]) -> list[Instruction]:
+    """Jumps with the numbers of the calls that they go to, without the labels."""
+    places: dict[int, int] = {}
+    calls: list[Instruction] = []
+    for instruction in instructions:
+        if instruction.kernel:
+            calls.append(instruction)
+        else:
+            places[id(instruction)] = len(calls)
+    for call in calls:
+        if call.target is not None:
+            call.n[0] = places[id(call.target)]
+    return calls
 
 
 def deliver(ctx: Lowering, value: Value, dtype: np.dtype[Any], k: int) -> Buffer:
@@ -177,7 +204,10 @@ def deliver(ctx: Lowering, value: Value, dtype: np.dtype[Any], k: int) -> Buffer
 
 
 def arena_map(instructions: Sequence[Instruction]) -> tuple[dict[Buffer, int], int]:
-    """Places for temporary buffers, sharing memory where their lives do not meet. First fit, in order of birth."""
+    """Places for temporary buffers, sharing memory where their lives do not meet. First fit, in order of birth.
+
+    What lives beyond an iteration of a loop, before it or behind it, lives as long as the loop.
+    """
     first: dict[Buffer, int] = {}
     last: dict[Buffer, int] = {}
     for k, instruction in enumerate(instructions):
@@ -185,10 +215,14 @@ def arena_map(instructions: Sequence[Instruction]) -> tuple[dict[Buffer, int], i
             if buffer.kind == "temp":
                 first.setdefault(buffer, k)
                 last[buffer] = k
+    for begin, end in loops_of(instructions):
+        for buffer, born in first.items():
+            if begin <= last[buffer] and born <= end and (born < begin or last[buffer] > end):
+                first[buffer], last[buffer] = min(born, begin), max(last[buffer], end)
     places: dict[Buffer, int] = {}
     live: list[tuple[int, int, Buffer]] = []  # (start, end, buffer), by start
     arena = 0
-    for buffer, born in first.items():
+    for buffer, born in sorted(first.items(), key=lambda entry: entry[1]):
         live = [entry for entry in live if last[entry[2]] >= born]
         size = max(-(-buffer.nbytes // ALIGNMENT) * ALIGNMENT, ALIGNMENT)
         start = 0

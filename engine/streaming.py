@@ -256,13 +256,8 @@ def blocker(
         return refuse(backwards, f"does not stream: it {backwards.reason}")
     if not layout.timed:
         frozen = [n for n in lengths if isinstance(n, int) and n != 1]
-        slots = {
-            node.key: ctx.values[node.inputs[0]].shape[0]
-            for node in graph.nodes
-            if node.op in ("LSTM", "GRU", "RNN") and node.inputs[0] in ctx.values
-        }
-        kept = {name for name, _ in ctx.slots}
-        steps = [n for name, n in slots.items() if name in kept and (name, "h") not in layout.owned and n != 1]
+        kept = {key for key, state in ctx.slots if (key, state) not in layout.owned}
+        steps = [run.steps for run in ctx.runs if run.node.key in kept and run.steps != 1]
         if frozen or steps:
             length = (frozen or steps)[0]
             where = next((m for m in ctx.mixings if is_in(ctx.root(m.tag), TIME)), None)

@@ -15,6 +15,7 @@ __all__ = [
     "Merged",
     "Tag",
     "Value",
+    "ValueList",
     "View",
     "Weights",
     "c_strides",
@@ -105,6 +106,17 @@ class View:
     def with_(self, **changes: Any) -> View:
         """A copy with other fields."""
         return replace(self, **changes)
+
+
+@dataclass(frozen=True, eq=False)
+class ValueList:
+    """A sequence, which is only there while a program is built; `ndim` tells sequences of different lengths apart."""
+
+    items: tuple[Value, ...]
+
+    @property
+    def ndim(self) -> int:
+        return len(self.items)
 
 
 @dataclass(eq=False)

@@ -15,7 +15,7 @@ cdef extern from "abi.h":
         Py_ssize_t n[24]
         double f[8]
     cdef enum:
-        GS_OK, GS_BAD_INDEX
+        GS_OK, GS_BAD_INDEX, GS_JUMP
         GS_BIN_ADD, GS_BIN_SUB, GS_BIN_MUL, GS_BIN_DIV, GS_BIN_POW, GS_BIN_MIN, GS_BIN_MAX, GS_BIN_PRELU, GS_BIN_MOD
         GS_RED_MAX, GS_RED_MIN, GS_RED_PROD, GS_RED_SUM_SQUARE
         GS_CMP_EQUAL, GS_CMP_NOT_EQUAL, GS_CMP_LESS, GS_CMP_LESS_EQUAL, GS_CMP_AND
@@ -67,19 +67,45 @@ cdef void copy_elements(element *target, const element *source, Walk *walk) noex
             return
 
 
-cdef int copy(gs_args *args) noexcept nogil:
+cdef void copy_from_to(gs_args *args, const char *source, char *target) noexcept nogil:
     cdef Walk walk
     if not start_walk(&walk, args.n[0], &args.n[1], &args.n[7], &args.n[13]):
-        return GS_OK
+        return
     if args.n[19] == 1:
-        copy_elements[uint8_t](<uint8_t *>args.p[4], <const uint8_t *>args.p[0], &walk)
+        copy_elements[uint8_t](<uint8_t *>target, <const uint8_t *>source, &walk)
     elif args.n[19] == 2:
-        copy_elements[uint16_t](<uint16_t *>args.p[4], <const uint16_t *>args.p[0], &walk)
+        copy_elements[uint16_t](<uint16_t *>target, <const uint16_t *>source, &walk)
     elif args.n[19] == 4:
-        copy_elements[uint32_t](<uint32_t *>args.p[4], <const uint32_t *>args.p[0], &walk)
+        copy_elements[uint32_t](<uint32_t *>target, <const uint32_t *>source, &walk)
     else:
-        copy_elements[uint64_t](<uint64_t *>args.p[4], <const uint64_t *>args.p[0], &walk)
+        copy_elements[uint64_t](<uint64_t *>target, <const uint64_t *>source, &walk)
+
+
+cdef int copy(gs_args *args) noexcept nogil:
+    copy_from_to(args, <const char *>args.p[0], <char *>args.p[4])
     return GS_OK
+
+
+cdef int copy_at(gs_args *args) noexcept nogil:
+    cdef Py_ssize_t bytes = <Py_ssize_t>(<const int64_t *>args.p[1])[0] * args.n[19]
+    copy_from_to(args, <const char *>args.p[0] + bytes * args.n[20], <char *>args.p[4] + bytes * args.n[21])
+    return GS_OK
+
+
+# ------------------------------------------------------------------------------------------------------------ jumps
+
+cdef int jump(gs_args *args) noexcept nogil:
+    cdef const uint8_t *condition = <const uint8_t *>args.p[0]
+    return GS_JUMP if condition == NULL or (condition[0] != 0) == args.n[1] else GS_OK
+
+
+cdef int count(gs_args *args) noexcept nogil:
+    cdef int64_t *counter = <int64_t *>args.p[4]
+    cdef int64_t limit = args.n[3]
+    if args.p[0] != NULL:
+        limit = (<const int64_t *>args.p[0])[0]
+    counter[0] += args.n[1]
+    return GS_JUMP if (counter[0] < limit) == args.n[2] else GS_OK
 
 
 # ------------------------------------------------------------------------------------------------------------- cast
@@ -367,6 +393,9 @@ KERNELS = {
     **INDEXING_KERNELS,
     "check_range": <size_t>&check_range,
     "copy": <size_t>&copy,
+    "copy_at": <size_t>&copy_at,
+    "count": <size_t>&count,
+    "jump": <size_t>&jump,
     "cast": <size_t>&cast,
     "gather": <size_t>&gather,
     "binary_i64": <size_t>&binary_i64,

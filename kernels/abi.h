@@ -1,6 +1,7 @@
 /* The one calling convention of every kernel, whoever compiled it (Cython, Numba, a user's own).
  *
- * A kernel is an `int (*)(gs_args *)`. It returns 0, or a GS_* status that stops the program.
+ * A kernel is an `int (*)(gs_args *)`. It returns 0; GS_JUMP, which goes on with call n[0] of the program; or another
+ * GS_* status, which stops the program.
  * Buffers are `p`, sizes, strides and flags are `n`, scalars are `f`. Strides count elements, not bytes.
  * "Dense" means C-contiguous. `real` is float or double, fixed per kernel set.
  * No kernel allocates, locks, or writes to `gs_args`, save n[10] of the recurrent kernels (see below).
@@ -46,6 +47,13 @@
  * gather      p[0] data (outer, size, inner) dense  p[1] indices int64 (count)  p[4] y (outer, count, inner) dense
  *             n[0] outer  n[1] size  n[2] inner, in bytes  n[3] count; an index outside [-size, size) is GS_BAD_INDEX
  *
+ * jump        GS_JUMP where the condition is n[1] (0 or 1)   p[0] condition (one byte), or NULL: always
+ *             n[0] call to go to  n[1] what the condition must be
+ * count       adds n[1] to the counter, then GS_JUMP if (counter < limit) == n[2]   p[1] p[4] counter int64
+ *             p[0] limit int64, or NULL: it is n[3]   n[0] call to go to
+ * copy_at     copy, at a place that a counter names   p[0], p[4], n[0..19] as copy   p[1] counter int64
+ *             n[20] n[21] elements of source and target that one count moves on; the caller answers for the bounds
+ *
  * compare     y = a op b, broadcast    p[0] a  p[1] b  p[4] y dense, one byte each: 0 or 1
  *             n[0] GS_CMP_*  n[1..19] as in binary  n[20] GS_T_BOOL, GS_T_I64, GS_T_F32 or GS_T_F64
  * where       p[0] condition (bytes) dense in y's shape  p[1] a  p[2] b, broadcast  p[4] y dense: a where it is not 0, else b
@@ -85,7 +93,7 @@ typedef struct gs_args {
 
 typedef int (*gs_kernel)(gs_args *);
 
-enum { GS_OK = 0, GS_BAD_INDEX = 1 };
+enum { GS_OK = 0, GS_BAD_INDEX = 1, GS_JUMP = 2 };
 
 /* Every buffer of a step is padded to whole 16-lane blocks. */
 #define GS_BLOCK 16

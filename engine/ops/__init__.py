@@ -5,19 +5,22 @@ is the definition that kernels are held to; `lower` serves everything else. An o
 shape computations: it must be known when the program is built.
 """
 
-from . import einsum, indexing, logic, math, normalizations, plumbing, recurrent, resizing, windows
+from . import control, einsum, indexing, logic, loop, math, normalizations, plumbing, recurrent, resizing, scan, windows
 from .registry import OPS, Op
 
 __all__ = [
     "OPS",
     "Op",
+    "control",
     "einsum",
     "indexing",
     "logic",
+    "loop",
     "math",
     "normalizations",
     "plumbing",
     "recurrent",
     "resizing",
+    "scan",
     "windows",
 ]

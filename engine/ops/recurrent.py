@@ -152,9 +152,13 @@ class Recurrent(Op):
         ends = ctx.carry and any(port.name == node.inputs[4] for port in ctx.graph.inputs if len(node.inputs) > 4)
         lengths = None if ends else lengths_of(ctx, node, have["lengths"], time, t)
         states = {"h": p, "c": h} if node.op == "LSTM" else {"h": p}
-        begins = tuple(s for s in states if isinstance(have[f"{s}0"], View) and (node.key, s) not in ctx.owned)
+        begins = {
+            s: node.inputs[k]
+            for k, s in enumerate(states, start=5)
+            if isinstance(have[f"{s}0"], View) and (node.key, s) not in ctx.owned
+        }
         if not step:
-            ctx.ran(node, x.tags[0], x.tags[1], begins)
+            ctx.ran(node, x.tags[0], x.tags[1], begins, node.inputs[:1], t)
         first = {s: initial(ctx, node, s, have[f"{s}0"], (have["D"], b, width), batch) for s, width in states.items()}
         # A slot is updated in place; any other state keeps its value beside the final one.
         final = {

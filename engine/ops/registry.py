@@ -23,6 +23,8 @@ class Op:
 
     #: Only moves elements about, so that an index can be followed through it.
     moves: ClassVar[bool] = False
+    #: Computed by `evaluate` where every input is known. Otherwise `lower` decides, and inputs may be sequences.
+    folds: ClassVar[bool] = True
     #: Positions of inputs whose values (not only shapes) the program is built around.
     known: ClassVar[Sequence[int]] = ()
 
