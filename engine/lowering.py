@@ -176,11 +176,11 @@ class Lowering:
 
     def trial(self) -> _Trial:
         """What is emitted and noted from here on, to be undone by `undo`."""
-        return _Trial(*(len(notes) for notes in self._notes()), dict(self.squeezed))
+        return _Trial(tuple(len(notes) for notes in self._notes()), dict(self.squeezed))
 
     def undo(self, trial: _Trial) -> None:
         """Forget what was emitted and noted since `trial`. What tags were found to be the same remain so."""
-        for notes, count in zip(self._notes(), trial, strict=False):
+        for notes, count in zip(self._notes(), trial.counts, strict=True):
             del notes[count:]
         self.squeezed = dict(trial.squeezed)
 
@@ -451,12 +451,7 @@ class Lowering:
 class _Trial(NamedTuple):
     """How many there were of each kind of note."""
 
-    instructions: int
-    mixings: int
-    lasts: int
-    drops: int
-    runs: int
-    choices: int
+    counts: tuple[int, ...]
     squeezed: dict[str, tuple[int, ...]]
 
 
