@@ -14,7 +14,7 @@ import numpy as np
 
 import gatestep
 
-from . import allocations, bounds, cold, peers, report
+from . import allocations, bounds, cold, loading, peers, report
 from .cells import CELLS, MODES, SIZES, Case, Layer
 from .timing import Effort
 
@@ -55,7 +55,14 @@ def parser() -> argparse.ArgumentParser:
         default=tuple(peers.PEERS),
         help=f"of {','.join(peers.PEERS)}, or none",
     )
-    made.add_argument("--no-process", action="store_true", help="leave out the start and the allocations")
+    made.add_argument("--no-process", action="store_true", help="leave out start, loading and allocations")
+    made.add_argument(
+        "--models",
+        metavar="FOLDER",
+        type=Path,
+        default=Path("../shared/models"),
+        help="load the cases of its manifest.json too, if there is one (%(default)s)",
+    )
     return made
 
 
@@ -110,7 +117,7 @@ def measured(options: argparse.Namespace) -> report.Report:
         print(f"{name} is skipped: {why}", file=sys.stderr)
     layers = [Layer(cell, *size) for cell in options.cells for size in options.sizes]
     cases = [Case.of(layer, mode) for layer in layers for mode in options.modes]
-    progress = Progress(len(layers) + len(cases) + 2 * (not options.no_process))
+    progress = Progress(len(layers) + len(cases) + 3 * (not options.no_process))
     for layer in layers:
         name = f"{layer.cell} {layer.inputs}→{layer.hidden}"
         with progress.step(f"{name} kernel"):
@@ -126,6 +133,11 @@ def measured(options: argparse.Namespace) -> report.Report:
                 made.skipped["allocations"] = str(error)
         with progress.step("fresh processes"):
             made.cold = cold.measure(versions, 3 if options.quick else 15)
+        with progress.step("loading"):
+            try:
+                made.loading += loading.sources(options.models, 1 if options.quick else 5)
+            except OSError as error:
+                made.skipped["loading"] = str(error)
     return made
 
 

@@ -16,6 +16,7 @@ from ..kernels import isa
 from .bounds import Bound
 from .cells import MODES
 from .cold import Cold
+from .loading import MORE, TIMES, Loaded
 from .peers import OURS, Measured
 
 __all__ = ["Report", "Surroundings", "markdown", "plot", "to_json", "write_readme"]
@@ -23,6 +24,8 @@ __all__ = ["Report", "Surroundings", "markdown", "plot", "to_json", "write_readm
 #: Of the JSON: counts up when a field changes its meaning or goes.
 SCHEMA = 1
 START, END = "<!-- bench:start -->", "<!-- bench:end -->"
+#: Files in the table of loading.
+LARGEST = 12
 TITLES = {
     "step": "One frame per call, state carried",
     "sequence": "A recording of {frames} frames per call",
@@ -73,6 +76,7 @@ class Report:
     cases: list[Measured] = field(default_factory=list)
     allocations: dict[str, float] | None = None
     cold: Cold | None = None
+    loading: list[Loaded] = field(default_factory=list)
 
 
 def to_json(report: Report) -> str:
@@ -108,6 +112,8 @@ def markdown(report: Report) -> str:
         )
     elif report.bounds:
         parts.append(_bounds_table(report.bounds))
+    if report.loading:
+        parts += ["**Loading** in a fresh process, imports not counted:", _loading_table(report.loading)]
     facts = list(_facts(report))
     if facts:
         parts.append("\n".join(f"- {fact}" for fact in facts))
@@ -134,6 +140,13 @@ def _facts(report: Report) -> list[str]:
             f"A fresh process that loads an ONNX file and computes one frame: {', '.join(started)}; one that only "
             f"imports NumPy: {cold.first_frame_ms['numpy']:.0f} ms.",
         ]
+    if report.loading:
+        over = [loaded.name for loaded in report.loading if loaded.peak_bytes > loaded.limit_bytes]
+        facts.append(
+            f"Peak memory while loading is within {TIMES} times the file and {MORE // 10**6} MB for "
+            f"{len(report.loading) - len(over)} of {len(report.loading)} files{': not for ' if over else ''}"
+            f"{', '.join(over)}."
+        )
     facts += [f"{name} was skipped: {why}." for name, why in report.skipped.items()]
     return facts
 
@@ -178,6 +191,24 @@ def _bounds_table(bounds: Sequence[Bound]) -> str:
             f"{bound.overhead_new_ns:.0f}",
         ]
         for bound in bounds
+    ]
+    return _rows(head, lines)
+
+
+def _loading_table(loading: Sequence[Loaded]) -> str:
+    """The largest files; every one is in the JSON."""
+    head = ["model", "format", "file MB", "load ms", "peak MB", "of the file", "of the limit"]
+    lines = [
+        [
+            loaded.name,
+            loaded.format,
+            f"{loaded.file_bytes / 1e6:.2f}",
+            "refused" if loaded.refused else f"{loaded.load_ms:.0f}",
+            f"{loaded.peak_bytes / 1e6:.1f}",
+            f"{loaded.peak_bytes / loaded.file_bytes:.1f}×",
+            f"{loaded.peak_bytes / loaded.limit_bytes:.0%}",
+        ]
+        for loaded in sorted(loading, key=lambda loaded: -loaded.file_bytes)[:LARGEST]
     ]
     return _rows(head, lines)
 

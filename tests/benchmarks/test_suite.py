@@ -50,6 +50,7 @@ SCHEMA = {
     "cases": list,
     "allocations": (dict, type(None)),
     "cold": (dict, type(None)),
+    "loading": list,
 }
 
 

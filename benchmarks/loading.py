@@ -1,0 +1,151 @@
+"""What does it take to load a model: how long, and how much memory at the most?"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from .cells import Layer
+
+__all__ = ["LARGE", "MORE", "TIMES", "Loaded", "cases", "measure", "sources", "write"]
+
+#: What a sound file may take at its peak, beyond what the process takes without it.
+TIMES, MORE = 3, 60 * 10**6
+#: A layer whose file has about 50 MB.
+LARGE = Layer("lstm", 960, 1344)
+#: A manifest's name of files that hold weights and do not say what of: these are only read.
+_WEIGHTS = ("torch_state_dict", "torch_checkpoint", "safetensors", "json_weights", "npz_weights", "hdf5_weights")
+
+LOAD = """
+import json, sys, time
+import gatestep
+from gatestep.importers import onnx, weights
+def status(field):
+    with open("/proc/self/status") as file:
+        return next(int(line.split()[1]) * 1024 for line in file if line.startswith(field + ":"))
+with open("/proc/self/clear_refs", "w") as file:
+    file.write("5")  # the peak counts from here
+before = status("VmRSS")
+begin = time.perf_counter()
+try:
+    if sys.argv[2] == "weights":
+        held = weights.read_weights(sys.argv[1])
+    else:
+        held = gatestep.load(sys.argv[1])
+    refused = ""
+except gatestep.GatestepError as error:
+    refused = str(error)
+seconds = time.perf_counter() - begin
+print(json.dumps([seconds, max(status("VmHWM") - before, 0), refused]))
+"""
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """One file.
+
+    Attributes
+    ----------
+    file_bytes : int
+        External data included.
+    load_ms : float
+        Median over fresh processes, imports not counted.
+    peak_bytes : int
+        The most memory while it was loaded, less what the process had with everything imported.
+    refused : str
+        The error, where it does not load.
+    """
+
+    name: str
+    format: str
+    file_bytes: int
+    load_ms: float
+    peak_bytes: int
+    refused: str
+
+    @property
+    def limit_bytes(self) -> int:
+        """What `peak_bytes` may be."""
+        return TIMES * self.file_bytes + MORE
+
+
+def measure(name: str, format: str, path: Path, processes: int = 1, *, bare: bool = False) -> Loaded:
+    """Load `path` in fresh processes; of `bare` weights, which need a spec, only the weights.
+
+    Raises
+    ------
+    OSError
+        The system does not tell the peak of a process: it is not Linux.
+    """
+    if not os.access("/proc/self/clear_refs", os.W_OK):
+        raise OSError("the peak memory of a process is measured on Linux only")
+    kind = "weights" if bare else "model"
+    answers = []
+    for _ in range(processes):
+        run = subprocess.run(
+            [sys.executable, "-c", LOAD, str(path), kind], check=True, stdout=subprocess.PIPE, text=True, timeout=600
+        )
+        answers.append(json.loads(run.stdout))
+    seconds, peaks, refused = zip(*answers, strict=True)
+    return Loaded(name, format, _size(path), 1e3 * statistics.median(seconds), max(peaks), refused[0])
+
+
+def _size(path: Path) -> int:
+    """Bytes of a file, and of the files beside it that an ONNX file keeps its weights in."""
+    beside = path.parent.glob(f"{path.name}*data") if path.suffix == ".onnx" else ()
+    return sum(file.stat().st_size for file in (path, *beside))
+
+
+def cases(folder: Path) -> Iterator[tuple[str, str, Path]]:
+    """Name, format and file of the cases that the manifest in `folder` lists."""
+    for case in json.loads((folder / "manifest.json").read_text())["cases"]:
+        if case["expect"] == "ok":
+            yield case["name"], case["format"], folder / case["file"]
+
+
+def write(folder: Path, layer: Layer = LARGE) -> list[tuple[str, str, Path]]:
+    """Name, format and file of `layer` in every format that can be written here."""
+    names = ("weight_ih_l0", "weight_hh_l0", "bias_ih_l0", "bias_hh_l0")
+    state = dict(zip(names, layer.weights, strict=True))
+    made = [
+        ("onnx", folder / "layer.onnx"),
+        ("safetensors", folder / "layer.safetensors"),
+        ("npz", folder / "layer.npz"),
+    ]
+    made[0][1].write_bytes(layer.file)
+    made[1][1].write_bytes(_safetensors(state))
+    np.savez(made[2][1], **state)  # type: ignore[arg-type]
+    if importlib.util.find_spec("torch") is not None:
+        import torch
+
+        made.append(("torch", folder / "layer.pt"))
+        torch.save({name: torch.from_numpy(array) for name, array in state.items()}, made[-1][1])
+    title = f"{layer.cell.upper()} {layer.inputs}→{layer.hidden}"
+    return [(title, format, path) for format, path in made]
+
+
+def _safetensors(state: dict[str, np.ndarray]) -> bytes:
+    header, end = {}, 0
+    for name, array in state.items():
+        header[name] = {"dtype": "F32", "shape": array.shape, "data_offsets": [end, end := end + array.nbytes]}
+    text = json.dumps(header).encode()
+    return b"".join([len(text).to_bytes(8, "little"), text, *(array.tobytes() for array in state.values())])
+
+
+def sources(shared: Path | None, processes: int) -> Sequence[Loaded]:
+    """Everything that there is: the files that the suite writes, and the cases of `shared`."""
+    with tempfile.TemporaryDirectory() as folder:
+        made = [measure(*source, processes) for source in write(Path(folder))]
+    if shared is not None and (shared / "manifest.json").exists():
+        made += [measure(*source, bare=source[1] in _WEIGHTS) for source in cases(shared)]
+    return made

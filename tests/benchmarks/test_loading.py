@@ -1,0 +1,68 @@
+"""Loading takes three times the file and 60 MB at the most. How long it takes is measured, but no test."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import onnx
+import pytest
+from gatestep.benchmarks import loading, report
+from gatestep.benchmarks.cells import Layer
+
+SHARED = Path(__file__).resolve().parents[3] / "shared" / "models"
+#: Of the shared cases, those whose weights count for something.
+LARGE = 10**6
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the peak of a process is measured on Linux only")
+
+
+def test_files_of_fifty_megabytes(tmp_path: Path) -> None:
+    written = loading.write(tmp_path)
+    assert {format for _, format, _ in written} >= {"onnx", "safetensors", "npz"}
+    for source in written:
+        loaded = loading.measure(*source)
+        assert not loaded.refused
+        assert loaded.file_bytes > 45e6
+        assert loaded.file_bytes < loaded.peak_bytes <= 3 * loaded.file_bytes + 60e6, loaded
+
+
+def test_weights_in_a_file_beside_it(tmp_path: Path) -> None:
+    model = onnx.load_from_string(loading.LARGE.file)
+    path = tmp_path / "layer.onnx"
+    onnx.save(model, path, save_as_external_data=True, location="layer.onnx.data")
+    assert path.stat().st_size < 2000
+    loaded = loading.measure("external", "onnx", path)
+    assert not loaded.refused
+    assert loaded.file_bytes > 45e6
+    assert loaded.peak_bytes <= loaded.limit_bytes
+
+
+def test_one_layer_of_ragged_size(tmp_path: Path) -> None:
+    """Its rows have to be padded while they are packed."""
+    for source in loading.write(tmp_path, Layer("gru", 1401, 1401)):
+        loaded = loading.measure(*source)
+        assert loaded.peak_bytes <= loaded.limit_bytes, loaded
+
+
+def test_the_large_shared_cases() -> None:
+    if not SHARED.is_dir():
+        pytest.skip("no ../shared/models beside the repository")
+    large = [source for source in loading.cases(SHARED) if source[2].stat().st_size >= LARGE]
+    assert large
+    for source in large:
+        loaded = loading.measure(*source)
+        assert loaded.peak_bytes <= loaded.limit_bytes, loaded
+
+
+def test_the_table(tmp_path: Path) -> None:
+    path = tmp_path / "no.onnx"
+    path.write_bytes(b"\x08\x09")
+    loaded = loading.measure("small", "onnx", path)
+    assert "is not an ONNX file" in loaded.refused
+    over = loading.Loaded("large", "pt", 10**6, 12.0, 64 * 10**6, "")
+    made = report.Report(report.Surroundings.here({}), loading=[loaded, over])
+    text = report.markdown(made)
+    assert "| large | pt | 1.00 | 12 | 64.0 | 64.0× | 102% |" in text
+    assert "for 1 of 2 files: not for large." in text
+    assert '"peak_bytes": 64000000' in report.to_json(made)
