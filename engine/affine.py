@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
 from .graph import Graph, Node
+from .lowering import Lowering
 from .ops import OPS
 from .values import Value, View
 
@@ -77,18 +78,23 @@ class Known:
     fixed : set of str
         Values that depend on no input: those of the file.
     factors : dict
-        Value to the matrices that it is multiplied by.
+        Value to the matrices that it, or a rearrangement of it, is multiplied by.
+    more : Graph
+        Holds what moves elements in front of a product where the file does it behind, for terms that need it.
     """
 
     graph: Graph
-    values: Mapping[str, Value]
+    ctx: Lowering
     made: dict[str, Node] = field(default_factory=dict)
     takers: dict[str, list[Node]] = field(default_factory=dict)
     fixed: set[str] = field(default_factory=set)
     factors: dict[str, list[np.ndarray]] = field(default_factory=dict)
     _affine: dict[str, Affine | None] = field(default_factory=dict)
+    _added: dict[Any, tuple[str, ...]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        self.values = self.ctx.values
+        self.more = self.graph.blank()
         self.fixed.update(self.graph.constants)
         for node in self.graph.nodes:
             if node.key not in self.values:
@@ -150,12 +156,68 @@ class Known:
         if not ids.ndim or ids.shape[-1] == 0:
             return None
         rows = ids.reshape(-1, ids.shape[-1])
-        places = rows[0]
-        if len(rows) * found.width != np.prod(shape) or (places >= found.width).any():
+        places = rows[0] % found.width
+        if (rows % found.width != places).any() or (rows // found.width != rows[:, :1] // found.width).any():
+            return None  # rows made of several
+        if len(rows) * found.width == np.prod(shape) and (rows[:, 0] // found.width == np.arange(len(rows))).all():
+            return found.columns(places)
+        if len(places) != found.width or (places != np.arange(found.width)).any():
             return None
-        if (rows != np.arange(len(rows))[:, None] * found.width + places).any():
-            return None
-        return found.columns(places)
+        return self._in_front(found, chain[::-1])
+
+    def _in_front(self, found: Affine, chain: list[str]) -> Affine | None:
+        """Rows of a product are products of rows: what moves them, moved in front of the matrices."""
+        terms = {}
+        for name, matrix in found.terms.items():
+            moved = name
+            for step in chain:
+                node = self.made[step]
+                if (again := self._rows_only(node, len(matrix))) is None:
+                    return None
+                moved = self.added(node.op, [moved, *again], node.outputs.index(step), len(node.outputs), node.attrs)
+            if moved in terms or self.shape(moved) != (*self.shape(chain[-1])[:-1], len(matrix)):
+                return None
+            terms[moved] = matrix
+        return Affine(terms, found.bias)
+
+    def _rows_only(self, node: Node, width: int) -> list[str] | None:
+        """The other inputs of an operator that moves rows, for rows of another width."""
+        rank = self.values[node.inputs[0]].ndim
+        arrays = [
+            value for value in (self.values.get(name) for name in node.inputs[1:]) if isinstance(value, np.ndarray)
+        ]
+        last = (-1, rank - 1)
+        if node.op == "Reshape":
+            return [self.more.constant(np.array([*arrays[0][:-1], width], dtype=np.int64))]
+        apart = {
+            "Transpose": (node.attrs.get("perm") or range(rank)[::-1])[-1] == rank - 1,
+            "Gather": node.attrs.get("axis") not in last,
+            "Split": node.attrs.get("axis") not in last,
+            "Slice": len(arrays) > 2 and not set(last) & set(arrays[2].reshape(-1).tolist()),
+            "Squeeze": bool(arrays),
+            "Unsqueeze": True,
+        }
+        return list(node.inputs[1:]) if apart.get(node.op) else None
+
+    def added(self, op: str, inputs: list[str], output: int, outputs: int, attrs: dict[str, Any]) -> str:
+        """A value that the graph does not have yet, once."""
+        key = (op, repr(sorted(attrs.items())), *(self._content(name) for name in inputs))
+        if key not in self._added:
+            names = self.more.add(op, inputs, outputs, **attrs)
+            node = self.more.nodes[-1]
+            for name in inputs:
+                if name in self.more.constants:
+                    self.values.setdefault(name, self.more.constants[name])
+                    self.fixed.add(name)
+            self.ctx.lower(node)
+            self.made.update((name, node) for name in names)
+            self._added[key] = names
+        return self._added[key][output]
+
+    def _content(self, name: str) -> Any:
+        """What is equal for equal constants."""
+        array = self.more.constants.get(name)
+        return name if array is None or array.size > 16 else (array.shape, array.dtype.str, array.tobytes())
 
     def _computed(self, name: str) -> Affine | None:
         node, value = self.made.get(name), self.values.get(name)
@@ -195,7 +257,7 @@ class Known:
             return None
         node = self.made.get(name)
         if node is None or node.op != "Concat" or node.attrs["axis"] not in (-1, value.ndim - 1):
-            self.factors.setdefault(name, []).append(matrix)
+            self.factors.setdefault(self.before(name), []).append(matrix)
             return Affine({name: matrix}, np.zeros(matrix.shape[1]))
         found, start = Affine({}, np.zeros(matrix.shape[1])), 0
         for part in node.inputs:
@@ -211,7 +273,21 @@ class Known:
         width = self.shape(result)[-1]
         if self.shape(name) == self.shape(result):
             return self.affine(name) or self._constant(name, width)
+        fewer = len(self.shape(result)) - len(self.shape(name))
+        if fewer > 0 and self.shape(result) == (*[1] * fewer, *self.shape(name)) and name not in self.fixed:
+            return self._widened(name, fewer, self.shape(result)[:-1])
         return self._constant(name, width)
+
+    def _widened(self, name: str, fewer: int, rows: tuple[int, ...]) -> Affine | None:
+        """An operand that lacks axes of one element."""
+        if (found := self.affine(name)) is None:
+            return None
+        terms = {}
+        for term, matrix in found.terms.items():
+            if self.shape(term)[:-1] != rows:
+                term = self.added("Unsqueeze", [term, self.more.constant(np.arange(fewer))], 0, 1, {})
+            terms[term] = matrix
+        return Affine(terms, found.bias) if len(terms) == len(found.terms) else None
 
     def _constant(self, name: str, width: int) -> Affine | None:
         """What the file adds to every row."""

@@ -78,7 +78,7 @@ class Search:
     products: dict[str, Products] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self.known = Known(self.graph, self.ctx.values)
+        self.known = Known(self.graph, self.ctx)
         self.places = {name: k for k, node in enumerate(self.graph.nodes) for name in node.outputs}
 
     def look(self, node: Node) -> None:
@@ -259,10 +259,15 @@ class Search:
         return self.known.shape(name) == self.known.shape(cell.result)
 
     def recurs(self, h: str, cell: Cell) -> bool:
-        """Whether the step before or after this one multiplies its h by the same matrix."""
-        owner = self.owners.get(h)
-        other = owner.state if owner is not None and owner.result == h else cell.result
-        pairs = itertools.product(self.known.factors.get(h, []), self.known.factors.get(other, []))
+        """Whether the step before this one multiplies its h by the same matrices, or the one behind by one of them."""
+        before = self.known.before(h)
+        owner = self.owners.get(before)
+        if owner is not None and owner.result == before and owner.op == cell.op:
+            then = [gate.terms.get(owner.state) for gate in owner.gates]
+            now = [gate.terms.get(h) for gate in cell.gates]
+            if all(a is b or np.array_equal(a, b) for a, b in zip(then, now, strict=True)):  # type: ignore[arg-type]
+                return True
+        pairs = itertools.product(self.known.factors.get(before, []), self.known.factors.get(cell.result, []))
         return any(a is b or np.array_equal(a, b) for a, b in pairs)
 
     def beside(self, h: str, c: str) -> bool:

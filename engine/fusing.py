@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -63,7 +63,7 @@ class Cell:
 
 def rewritten(graph: Graph, known: Known, cells: Iterable[Cell]) -> Graph:
     """The graph with these cells as recurrent operators, without what nothing asks for any more."""
-    new = replace(graph, nodes=[], constants=dict(graph.constants))
+    new = known.more
     interned: dict[Any, str] = {}
 
     def constant(array: np.ndarray) -> str:
@@ -143,11 +143,30 @@ def append(new: Graph, known: Known, cell: Cell, constant: Callable[[np.ndarray]
         activations=tuple((name, 0.0, 0.0) for name in names),
         clip=None,
         recognised=True,
+        origin=(f"recognised from {explained(known, cell)} operators",),
         **attrs,
     )
     back(outputs[1], cell.result)
     if cell.carried:
         back(outputs[2], cell.carried)
+
+
+def explained(known: Known, cell: Cell) -> int:
+    """How many operators of the file the cell takes the place of."""
+    seen: set[str] = set()
+    queue = [cell.result, cell.carried]
+    ends = {
+        *cell.inputs,
+        cell.state,
+        cell.carry,
+    }
+    while queue:
+        name = queue.pop()
+        node = known.made.get(name)
+        if node is not None and node.key not in seen and name not in ends and name not in known.fixed:
+            seen.add(node.key)
+            queue += node.inputs
+    return len(seen)
 
 
 def called(known: Known, cell: Cell) -> str:

@@ -32,7 +32,8 @@ as ``"iofc"`` (ONNX), ``"ifco"`` (Keras and PyTorch: c is PyTorch's g) for LSTM,
 (PyTorch: h is its n) for GRU, ``"h"`` for RNN; ``activations``, a tuple of ``(name, alpha, beta)`` with ONNX names and
 defaults filled in, f, g, h per direction one after the other; ``clip`` float or None; LSTM: ``coupled``
 ``"" | "f=1-i" | "i=1-f"``; GRU: ``linear_before_reset`` bool. ``recognised`` is true on one step of a
-cell that the file writes out (see `cells`): it begins at exactly what the graph hands it, call after call.
+cell that the file writes out (see `cells`): it begins at exactly what the graph hands it, call after call. ``origin``
+says, for summaries, what an operator was made of.
 
 Control flow holds graphs as attributes. They are closed: all that they use from outside is an input of the node and of
 the body, the captured values, in the same order, and no value has the name of one in another graph. What a body gives
@@ -49,7 +50,7 @@ be ``""``. ``Scan(*state, *xs, *captured)`` has ``body``, the numbers ``states``
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -112,7 +113,7 @@ class Graph:
     """Nodes in execution order over named values.
 
     `defaults` holds, for optional inputs, an array, or None for zeros of the port's shape. `prefix` begins the names
-    that a body makes up, so that they are its own.
+    that a body makes up, so that they are its own. `notes` say, for summaries, what is no longer as in the file.
     """
 
     source: str
@@ -122,6 +123,7 @@ class Graph:
     constants: dict[str, np.ndarray] = field(default_factory=dict)
     defaults: dict[str, np.ndarray | None] = field(default_factory=dict)
     prefix: str = ""
+    notes: tuple[str, ...] = ()
     _fresh: int = 0
 
     def everything(self) -> Iterator[Graph]:
@@ -130,6 +132,10 @@ class Graph:
         for node in self.nodes:
             for body in node.bodies.values():
                 yield from body.everything()
+
+    def blank(self) -> Graph:
+        """A graph of the same ports and constants that has no nodes yet; names stay apart."""
+        return replace(self, nodes=[], constants=dict(self.constants))
 
     def fresh(self, hint: str = "v") -> str:
         """A value name that no file uses."""

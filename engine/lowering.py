@@ -149,7 +149,7 @@ class Lowering:
         for name, array in graph.constants.items():
             self.values.setdefault(name, self._as_real(array))
         for node in nodes:
-            self._lower(node)
+            self.lower(node)
 
     def inline(self, node: Node, body: Graph, inputs: Sequence[Any], wanted: Sequence[int] | None = None) -> list[Any]:
         """Lower a body that `node` holds where the walk stands, for these inputs; returns its outputs.
@@ -187,7 +187,8 @@ class Lowering:
     def _notes(self) -> tuple[list[Any], ...]:
         return self.instructions, self.mixings, self.lasts, self.drops, self.runs, self.choices
 
-    def _lower(self, node: Node) -> None:
+    def lower(self, node: Node) -> None:
+        """Lower one node, whose inputs are in `values`."""
         op = OPS.get(node.op)
         if op is None:
             raise UnsupportedModelError(

@@ -21,6 +21,7 @@ from .lowering import Lowering, NeedsValue
 from .ops.plumbing import cast
 from .plan import Plan
 from .program import Packed, Program, finish
+from .rolling import rolled
 from .stream import Stream
 from .streaming import analyse
 from .summary import summary
@@ -71,7 +72,7 @@ class Model:
                         converted[name] = array.astype(self.real)
                     part.constants[name] = converted[name]
         if layout is None:
-            graph = recognised(graph, self.real, states)
+            graph = rolled(recognised(graph, self.real, states), self.real)
         self.graph = graph
         #: Element types at the ports: the file's; with dtype="float64", that for every floating port.
         self.dtypes = {

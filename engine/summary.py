@@ -41,8 +41,9 @@ def summary(model: Model) -> str:
             extras += ["projection"] if len(node.inputs) > 8 and node.inputs[8] else []
             if node.op == "GRU" and not node.attrs["linear_before_reset"]:
                 extras.append("reset before the product")
-            extras += ["recognised"] if node.attrs.get("recognised") else []
+            extras += node.attrs.get("origin", ())
             lines.append(f"  cell    {node.label} {size}{node.attrs['hidden_size']}{''.join(f', {e}' for e in extras)}")
+    lines += [f"  changed {note}" for note in graph.notes]
     arrays = [*graph.constants.values(), *(a for a in graph.defaults.values() if a is not None)]
     parameters = sum(a.size for a in arrays if a.dtype.kind == "f" and a.size > 1)
     packed = f"; {model.packed.nbytes:,} bytes packed" if model.packed.arrays else ""
