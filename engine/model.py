@@ -13,6 +13,7 @@ import numpy as np
 
 from ._machine import Machine
 from .arrays import exact
+from .binding import bound
 from .cells import recognised
 from .errors import ShapeError, UnsupportedModelError
 from .graph import Graph, Node, Port
@@ -42,6 +43,8 @@ class Model:
         File or object it came from.
     inputs, outputs : tuple of Port
         As the file has them: `name`, `shape` (strings name free dimensions), `dtype`, `optional`.
+    bind : dict
+        Inputs of the file that are fixed, and what they are.
     streams : bool
         Whether `stream` works; `print(model)` says which node prevents it.
 
@@ -60,10 +63,14 @@ class Model:
         backend: str = "cython",
         dtype: Any = np.float32,
         layout: Layout | None = None,
+        bind: Mapping[str, Any] | None = None,
     ) -> None:
         self.real = np.dtype(dtype)
         self.backend = backend
         self.source = graph.source
+        self.bind = dict(bind or {})
+        if layout is None:
+            graph = bound(graph, bind)
         converted: dict[str, np.ndarray] = {}  # bodies share constants
         for part in graph.everything():
             for name, array in part.constants.items():

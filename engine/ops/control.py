@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..errors import NeedsValue, ShapeError, UnsupportedModelError
+from ..errors import GatestepError, NeedsValue, ShapeError, UnsupportedModelError
 from ..graph import Graph, Node
 from ..values import Tag, ValueList, View, collapse
 from .registry import OPS, Array, Op, register
@@ -134,10 +134,16 @@ class If(Op):
         other, end = ctx.label(node), ctx.label(node)
         used = [k for k, name in enumerate(node.outputs) if name]
         jump(ctx, node, other, condition)
-        with ctx.inside():
-            first = ctx.inline(node, then, captured, used)
-            mark = len(ctx.instructions)
-            second = ctx.inline(node, orelse, captured, used)
+        try:
+            with ctx.inside():
+                first = ctx.inline(node, then, captured, used)
+                mark = len(ctx.instructions)
+                second = ctx.inline(node, orelse, captured, used)
+        except GatestepError:  # a branch that does not fit these shapes is one that is not taken
+            needs = ctx.unknown(node, [0])
+            if isinstance(needs, NeedsValue):
+                raise needs from None
+            raise
         results = {k: If._result(ctx, node, k, first[k], second[k]) for k in used}
         targets = [k for k in used if results[k] is not first[k]]
         behind = ctx.instructions[mark:]

@@ -63,6 +63,7 @@ def load(
     inputs: Sequence[str] | None = None,
     outputs: Sequence[str] | None = None,
     states: Mapping[str, str] | None = None,
+    bind: Mapping[str, Any] | None = None,
     fix: str | Sequence[str] = (),
     backend: str = "auto",
     dtype: Any = None,
@@ -86,6 +87,9 @@ def load(
         Names of values of an ONNX graph: load only the part between them.
     states : mapping of str to str, optional
         ``{"input": "output"}`` pairs that carry state by hand, where they are not found by themselves.
+    bind : mapping of str to array_like, optional
+        ``{"sr": 16000}``: inputs that have this value from now on. What they decide, such as which branch of an If
+        runs, is decided once, and the model has them no longer as inputs.
     fix : str or sequence of str, optional
         What to mend of an ONNX file that is known to be wrong; loading one warns with a `ModelWarning` that names the
         fix. ``"torch-gru"``: GRUs that PyTorch exported with ``linear_before_reset=0`` compute with 1.
@@ -129,10 +133,10 @@ def load(
             "outputs": outputs,
             "fix": fix or None,
         }
-        given |= {"states": states, "dtype": dtype}
+        given |= {"states": states, "bind": bind, "dtype": dtype}
         return _load_file(source, given, backend, self_test)
     graph = _read(source, spec, state_dict, inputs, outputs, fix)
-    return Model(graph, states=states, backend="cython" if backend == "auto" else backend, dtype=real)
+    return Model(graph, states=states, backend="cython" if backend == "auto" else backend, dtype=real, bind=bind)
 
 
 def _read(

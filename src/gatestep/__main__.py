@@ -32,7 +32,12 @@ USAGE, FAILED, INTERRUPTED = 2, 1, 130
 
 def model_options(options: argparse.Namespace) -> dict[str, Any]:
     """What is said of the model, as `gatestep.load` takes it."""
-    given = {"states": dict(options.state) or None, "fix": tuple(options.fix) or None, "dtype": options.dtype}
+    given = {
+        "states": dict(options.state) or None,
+        "bind": dict(options.bind) or None,
+        "fix": tuple(options.fix) or None,
+        "dtype": options.dtype,
+    }
     settled = {name: value for name, value in given.items() if value is not None}
     return {**settled, "backend": options.backend, "self_test": not options.no_self_test}
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import json
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import gatestep
 
@@ -153,6 +154,14 @@ def add_model_options(command: argparse.ArgumentParser) -> None:
         help="what output OUT gives is input IN of the next frame; may be repeated (found without, where unambiguous)",
     )
     command.add_argument(
+        "--bind",
+        metavar="NAME=VALUE",
+        type=binding,
+        action="append",
+        default=[],
+        help="input NAME always is VALUE, a number, true or false, or a list of them in brackets; may be repeated",
+    )
+    command.add_argument(
         "--backend", choices=("auto", "cython", "numba"), default="auto", help="kernels (default: auto)"
     )
     command.add_argument("--dtype", choices=("float32", "float64"), help="type to compute in (default: float32)")
@@ -177,6 +186,17 @@ def rate(text: str) -> float:
     if not 0 < value < float("inf"):
         raise argparse.ArgumentTypeError(f"{text!r} is not a number above 0")
     return value
+
+
+def binding(text: str) -> tuple[str, Any]:
+    """A pair ``NAME=VALUE``, the value as JSON has it."""
+    name, equals, value = text.rpartition("=")
+    try:
+        if name and equals:
+            return name, json.loads(value)
+    except ValueError:
+        pass
+    raise argparse.ArgumentTypeError(f"{text!r} is not NAME=VALUE, with a number, true, false or a list as VALUE")
 
 
 def state(text: str) -> tuple[str, str]:
