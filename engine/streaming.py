@@ -245,6 +245,17 @@ def blocker(
             why, source=graph.source, node=mixing.node.label, hint="Use run(frames) or model(x) on whole recordings"
         )
 
+    for choice in ctx.choices:
+        # What an input says for a whole recording, it would say frame by frame; what a frame says is the model's own.
+        told = sorted(name for name in choice.inputs if layout.axes.get(name, Axes()).time is None)
+        if layout.timed or any(ctx.values[name].dtype.kind != "f" for name in told):
+            values = ", ".join(f"{name!r}: ..." for name in told)
+            return UnsupportedModelError(
+                f"does not stream: it chooses what runs by {' and '.join(map(repr, told)) or 'the frames'}",
+                source=graph.source,
+                node=choice.node.label,
+                hint=f"Load it with bind={{{values}}}" if told else "Use run(frames) or model(x) on whole recordings",
+            )
     mixing = next((m for m in ctx.mixings if is_in(ctx.root(m.tag), TIME)), None)
     backwards = next((m for m in ctx.mixings if "backwards" in m.reason), None)
     if layout.timed:

@@ -171,9 +171,50 @@ def scan(call: Call) -> None:
 
 
 def scan_rows(call: Call) -> None:
-    raise call.unsupported(
-        "has a batch axis and sequence lengths, as operator set 8 had it",
-        hint="Convert it with onnx.version_converter to operator set 9 or newer",
+    """Operator set 8 has a first axis of rows everywhere: a Scan over rows, of Scans."""
+    lengths, *values = call.inputs
+    if lengths:
+        raise call.unsupported(
+            "has sequence lengths, as operator set 8 had them",
+            "sequence_lens",
+            call.node.inputs[0],
+            "Convert it with onnx.version_converter to operator set 9 or newer",
+        )
+    body, xs = call.attrs["body"], call.attrs["num_scan_inputs"]
+    states = len(values) - xs
+    ys = len(body.outputs) - states
+    if xs < 1 or states < 0 or len(body.inputs) != len(values) or ys < 0 or len(call.outputs) > states + ys:
+        raise call.damaged(f"has {len(values)} arrays, {xs} of them to scan, but a body of {len(body.inputs)} inputs")
+    bodies = _Bodies(call, body)
+    types = [call.translation.dtype(value) for value in values]
+    graph, made = bodies.graph(0, types)
+    rows = Graph(call.translation.file.source, prefix=f"{body.prefix}rows/")
+    inputs = [rows.input(rows.fresh("in"), None, port.dtype) for port in graph.inputs]
+    outputs = rows.add(
+        "Scan",
+        inputs,
+        states + ys,
+        name=call.node.title,
+        body=graph,
+        states=states,
+        xs=xs,
+        in_axes=(0,) * xs,
+        out_axes=(0,) * ys,
+        in_reverse=tuple(map(bool, _normal(call, "directions", xs, axes=False))),
+        out_reverse=(False,) * ys,
+    )
+    for name, port in zip(outputs, graph.outputs, strict=True):
+        rows.output(name, None, port.dtype)
+    bodies.finish(
+        values,
+        made,
+        body=rows,
+        states=0,
+        xs=len(values),
+        in_axes=(0,) * len(values),
+        out_axes=(0,) * (states + ys),
+        in_reverse=(False,) * len(values),
+        out_reverse=(False,) * (states + ys),
     )
 
 

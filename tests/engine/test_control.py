@@ -1,0 +1,336 @@
+"""If, Loop and Scan against ONNX Runtime: whole calls, bound inputs, streams."""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+import warnings
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+
+onnx = pytest.importorskip("onnx")
+ort = pytest.importorskip("onnxruntime")
+
+from gatestep.engine import oracle  # noqa: E402
+from gatestep.importers.onnx import read_onnx  # noqa: E402
+from onnx import TensorProto, helper, numpy_helper  # noqa: E402
+
+import gatestep as gs  # noqa: E402
+
+FLOAT, INT64, BOOL = TensorProto.FLOAT, TensorProto.INT64, TensorProto.BOOL
+
+
+def port(name: str, shape: Sequence[Any] | None = (), kind: int = FLOAT) -> Any:
+    return helper.make_tensor_value_info(name, kind, shape)
+
+
+def node(op: str, inputs: str, outputs: str, **attrs: Any) -> Any:
+    """Names apart by blanks; ``_`` for one left out."""
+    names = [["" if name == "_" else name for name in side.split()] for side in (inputs, outputs)]
+    return helper.make_node(op, *names, name=f"{op}/{outputs.split()[0]}", **attrs)
+
+
+def graph(nodes: Sequence[Any], inputs: Sequence[Any], outputs: Sequence[Any], **weights: Any) -> Any:
+    arrays = [numpy_helper.from_array(np.asarray(array), name) for name, array in weights.items()]
+    return helper.make_graph(list(nodes), "g", list(inputs), list(outputs), arrays)
+
+
+def model(*args: Any, opset: int = 17, **weights: Any) -> Any:
+    return helper.make_model(graph(*args, **weights), opset_imports=[helper.make_opsetid("", opset)], ir_version=8)
+
+
+def session(proto: Any) -> Any:
+    options = ort.SessionOptions()
+    options.log_severity_level = 4
+    return ort.InferenceSession(proto.SerializeToString(), options, providers=["CPUExecutionProvider"])
+
+
+def same(proto: Any, feeds: Mapping[str, Any], atol: float = 1e-5, **options: Any) -> Any:
+    """The model, whose whole call gives what ONNX Runtime gives, and whose definition gives that as well."""
+    want = dict(zip([out.name for out in proto.graph.output], session(proto).run(None, dict(feeds)), strict=True))
+    loaded = gs.load(proto, **options)
+    bound = options.get("bind", {})
+    got = loaded({name: value for name, value in feeds.items() if name not in bound})
+    defined = oracle.evaluate(read_onnx(proto), feeds)
+    for name, array in want.items():
+        if not array.size:  # ONNX Runtime has no shape for what no iteration made
+            assert not got[name].size and not defined[name].size
+            continue
+        assert got[name].shape == array.shape
+        assert got[name].dtype == array.dtype
+        np.testing.assert_allclose(got[name], array, atol=atol, rtol=1e-4)
+        np.testing.assert_allclose(defined[name], array, atol=atol, rtol=1e-4)
+    return loaded
+
+
+def rand(*shape: int, seed: int = 0) -> Any:
+    return np.random.default_rng(seed).standard_normal(shape).astype(np.float32)
+
+
+# ---------------------------------------------------------------------- ONNX's own node tests
+
+
+def node_cases() -> list[Any]:
+    package = pytest.importorskip("onnx.backend.test.case.node")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for found in pkgutil.iter_modules(package.__path__):
+            if found.name in ("if_", "loop", "scan", "sequence_ops") or "sequence" in found.name:
+                importlib.import_module(f"{package.__name__}.{found.name}")
+    wanted = ("test_if", "test_loop", "test_scan", "test_sequence", "test_split_to_sequence")
+    return [pytest.param(case, id=case.name) for case in package._NodeTestCases if case.name.startswith(wanted)]
+
+
+def holds_tensors(case: Any) -> bool:
+    infos = (*case.model.graph.input, *case.model.graph.output)
+    return all(info.type.HasField("tensor_type") for info in infos)
+
+
+@pytest.mark.parametrize("case", node_cases())
+def test_onnx_node(case: Any) -> None:
+    if not holds_tensors(case):
+        with pytest.raises(gs.UnsupportedModelError, match=r"not a tensor|is a sequence|operator .* is not supported"):
+            gs.load(case.model)
+        return
+    loaded = gs.load(case.model)
+    for inputs, outputs in case.data_sets:
+        got = loaded(dict(zip([p.name for p in loaded.inputs], inputs, strict=True)))
+        for out, want in zip(loaded.outputs, outputs, strict=True):
+            np.testing.assert_allclose(got[out.name], want, rtol=case.rtol, atol=case.atol, strict=True)
+
+
+# ---------------------------------------------------------------------- If
+
+
+def two_nets(condition: Sequence[Any], inputs: Sequence[Any]) -> Any:
+    """A net that has two layers to choose from, by what `condition` makes ``c`` of."""
+    branches = [
+        graph([node("Gemm", f"x {w}", "h"), node(act, "h", "out")], [], [port("out", None)])
+        for w, act in (("wide", "Tanh"), ("flat", "Relu"))
+    ]
+    choice = node("If", "c", "y", then_branch=branches[0], else_branch=branches[1])
+    weights = {"wide": rand(4, 5), "flat": rand(4, 5, seed=1)}
+    return model([*condition, choice], [port("x", ["N", 4]), *inputs], [port("y", None)], **weights, **{
+        "rate": np.array(16000), "zero": np.array(0, np.float32), "ax": np.array([0, 1]),
+    })  # fmt: skip
+
+
+BY_RATE = ([helper.make_node("Equal", ["sr", "rate"], ["c"])], [port("sr", (), INT64)])
+
+
+@pytest.mark.parametrize("sr", [16000, 8000])
+def test_a_branch_by_an_input(sr: int) -> None:
+    proto = two_nets(*BY_RATE)
+    feeds = {"x": rand(3, 4), "sr": np.array(sr)}
+    free = same(proto, feeds)
+    bound = same(proto, feeds, bind={"sr": sr})
+    assert free(feeds)["y"].tobytes() == bound(feeds["x"]).tobytes()
+    assert [p.name for p in bound.inputs] == ["x"]
+    assert not any(n.op == "If" for n in bound.graph.nodes)
+    assert bound.streams
+
+
+def test_a_stream_that_must_be_told_its_branch() -> None:
+    with pytest.raises(gs.UnsupportedModelError, match=r"does not stream.*bind=\{'sr': \.\.\.\}") as caught:
+        gs.load(two_nets(*BY_RATE)).stream()
+    assert "If 'If/y'" in str(caught.value)
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+def test_a_branch_by_what_is_computed(sign: int) -> None:
+    condition = [node("ReduceSum", "x ax", "s", keepdims=0), node("Greater", "s zero", "c")]
+    same(two_nets(condition, []), {"x": sign * np.abs(rand(3, 4))})
+
+
+def test_branches_of_different_shapes() -> None:
+    """Each has a program of its own."""
+    shapes = [
+        graph([node("Transpose", "x", "out")], [], [port("out", None)]),
+        graph([node("Neg", "x", "out")], [], [port("out", None)]),
+    ]
+    choice = node("If", "c", "y", then_branch=shapes[0], else_branch=shapes[1])
+    proto = model([choice], [port("x", [2, 3]), port("c", (), BOOL)], [port("y", None)])
+    for c in (True, False):
+        same(proto, {"x": rand(2, 3), "c": np.array(c)})
+    nodes = [node("ReduceSum", "x", "s", keepdims=0), node("Greater", "s zero", "c"), choice]
+    proto = model(nodes, [port("x", [2, 3])], [port("y", None)], zero=np.array(0, np.float32))
+    for sign in (1, -1):
+        same(proto, {"x": sign * np.abs(rand(2, 3))})
+
+
+@pytest.mark.parametrize(
+    ("bind", "error", "message"),
+    [
+        ({"rate": 1}, gs.UnsupportedModelError, r"Inputs are \['sr', 'x'\]"),
+        ({"sr": 1.5}, gs.ShapeError, "'sr' has dtype float64"),
+        ({"sr": [1, 2]}, gs.ShapeError, r"'sr' has shape \(2,\)"),
+        ({"x": rand(2, 3)}, gs.ShapeError, r"'x' has shape \(2, 3\)"),
+        ({"x": rand(2, 4), "sr": 1}, gs.UnsupportedModelError, "leaves no input"),
+    ],
+)
+def test_what_cannot_be_bound(bind: dict[str, Any], error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=message):
+        gs.load(two_nets(*BY_RATE), bind=bind)
+
+
+# ---------------------------------------------------------------------- Loop
+
+
+def counting(body: Sequence[Any], states: Sequence[str], scans: Sequence[str], **options: Any) -> Any:
+    """A Loop over `states`, whose next values are called ``s+``; inputs ``m`` (trip) and ``go``."""
+    again, kinds = options.pop("again", "go_in"), options.pop("kinds", {})
+    inner = graph(
+        body,
+        [port("i", (), INT64), port("go_in", (), BOOL), *(port(s, None, kinds.get(s, FLOAT)) for s in states)],
+        [
+            port(again, (), BOOL),
+            *(port(f"{s}+", None, kinds.get(s, FLOAT)) for s in states),
+            *(port(s, None) for s in scans),
+        ],
+        **options.pop("inside", {}),
+    )
+    outs = [*(f"{s}_end" for s in states), *(f"{s}_all" for s in scans)]
+    loop = helper.make_node(
+        "Loop", ["m", options.pop("go", "go"), *(f"{s}_0" for s in states)], outs, "loop", body=inner
+    )
+    return loop, [port(name, None, kinds.get(name.removesuffix("_end"), FLOAT)) for name in outs]
+
+
+@pytest.mark.parametrize("count", [0, 1, 2, 17])
+@pytest.mark.parametrize("known", [True, False])
+def test_a_loop_of_a_number_of_iterations(count: int, known: bool) -> None:
+    loop, outs = counting(
+        [node("Mul", "h w", "hw"), node("Tanh", "hw", "ht"), node("Add", "ht x", "h+"), node("Neg", "h", "old")],
+        ["h"], ["old"], inside={"w": rand(3, seed=2)},
+    )  # fmt: skip
+    trip = {"m": np.array(count)} if known else {}
+    inputs = [port("x", [2, 3]), port("h_0", [2, 3]), *([] if known else [port("m", (), INT64)])]
+    proto = model([loop], inputs, outs, go=np.array(True), **trip)
+    feeds = {"x": rand(2, 3), "h_0": rand(2, 3, seed=1)} | ({} if known else {"m": np.array(count)})
+    same(proto, feeds)
+    last = model([loop], inputs, outs[:1], go=np.array(True), **trip)
+    same(last, feeds)
+
+
+@pytest.mark.parametrize("limit", ["m", ""])
+@pytest.mark.parametrize("go", [True, False])
+def test_a_loop_while_a_condition_holds(limit: str, go: bool) -> None:
+    """Halve until it is small: the number of iterations is known nowhere but in the loop."""
+    loop, outs = counting(
+        [node("Mul", "h half", "h+"), node("ReduceMax", "h+", "top", keepdims=0), node("Greater", "top half", "more"),
+         node("Add", "k one", "k+")],
+        ["h", "k"], [], again="more", kinds={"k": INT64},
+        inside={"half": np.array(0.5, np.float32), "one": np.array(1)},
+    )  # fmt: skip
+    loop.input[0] = limit
+    proto = model([loop], [port("h_0", ["N"]), port("go", (), BOOL), port("k_0", (), INT64)], outs, m=np.array(5))
+    for size in (1.0, 7.0, 500.0):
+        feeds = {"h_0": size * np.ones(3, np.float32), "go": np.array(go), "k_0": np.array(0)}
+        same(proto, feeds)
+
+
+def test_states_that_change_places() -> None:
+    loop, outs = counting([node("Add", "a b", "c+")], ["a", "b", "c"], [])
+    inner = loop.attribute[0].g
+    for out, name in zip(inner.output[1:], ("b", "a", "c+"), strict=True):
+        out.name = name
+    states = {name: rand(2, 2, seed=k) for k, name in enumerate(("a_0", "b_0", "c_0"))}
+    inputs = [port(name, [2, 2]) for name in states]
+    same(model([loop], inputs, outs, go=np.array(True), m=np.array(3)), states)
+
+
+def test_what_lives_longer_than_an_iteration() -> None:
+    """Values from before the loop, read in it; values of an iteration, read behind it."""
+    loop, outs = counting(
+        [node("Add", "h before", "u"), node("Sigmoid", "u", "v"), node("Mul", "v v", "w"), node("Sub", "w x", "h+"),
+         node("Exp", "v", "e")],
+        ["h"], ["e"],
+    )  # fmt: skip
+    nodes = [node("Exp", "x", "before"), node("Abs", "x", "aside"), loop, node("Add", "h_end aside", "y")]
+    proto = model(
+        nodes, [port("x", [3, 4]), port("h_0", [3, 4])], [*outs, port("y", None)], go=np.array(True), m=np.array(9)
+    )
+    same(proto, {"x": rand(3, 4), "h_0": rand(3, 4, seed=1)})
+
+
+def test_shapes_that_grow() -> None:
+    loop, outs = counting([node("Concat", "h x", "h+", axis=0)], ["h"], [])
+    inputs = [port("x", [1, 2]), port("h_0", [1, 2])]
+    feeds = {"x": rand(1, 2), "h_0": rand(1, 2, seed=1)}
+    same(model([loop], inputs, outs, go=np.array(True), m=np.array(4)), feeds)
+    nodes = [node("ReduceSum", "x", "t", keepdims=0), node("Cast", "t", "m", to=INT64), loop]
+    with pytest.raises(gs.UnsupportedModelError, match=r"Loop 'loop': state 0 is float32 \(1, 2\) before an iteration"):
+        gs.load(model(nodes, inputs, outs, go=np.array(True)))
+
+
+def test_a_branch_in_a_loop_in_a_loop() -> None:
+    choice = node(
+        "If", "odd", "t",
+        then_branch=graph([node("Mul", "h u", "o")], [], [port("o", None)]),
+        else_branch=graph([node("Sub", "h u", "o")], [], [port("o", None)]),
+    )  # fmt: skip
+    within = graph(
+        [node("Mod", "j two", "r"), node("Equal", "r jt", "odd"), choice],
+        [port("j", (), INT64), port("g", (), BOOL), port("h", None)],
+        [port("g", (), BOOL), port("t", None), port("h", None)],
+        two=np.array(2),
+    )  # fmt: skip
+    inner = helper.make_node("Loop", ["n", "", "s"], ["s+", "each"], body=within)
+    loop, outs = counting(
+        [node("Mod", "i one", "jt"), node("Tanh", "s", "u"), inner], ["s"], ["each"],
+        inside={"one": np.array(2), "n": np.array(3)},
+    )  # fmt: skip
+    proto = model([loop], [port("s_0", [2, 2])], outs, go=np.array(True), m=np.array(4))
+    same(proto, {"s_0": rand(2, 2)})
+
+
+# ---------------------------------------------------------------------- Scan
+
+
+def scanned(**attrs: Any) -> Any:
+    """h' = tanh(x_t @ W + h @ U), y_t = h' * 2."""
+    body = graph(
+        [node("MatMul", "x_t W", "a"), node("MatMul", "h U", "b"), node("Add", "a b", "c"), node("Tanh", "c", "h+"),
+         node("Add", "h+ h+", "y_t")],
+        [port("h", None), port("x_t", None)], [port("h+", None), port("y_t", None)],
+    )  # fmt: skip
+    return node("Scan", "h_0 x", "h_end y", body=body, num_scan_inputs=1, **attrs)
+
+
+WEIGHTS = {"W": rand(3, 4) / 2, "U": rand(4, 4, seed=1) / 2}
+
+
+@pytest.mark.parametrize("steps", [1, 2, 9])
+@pytest.mark.parametrize(
+    "attrs",
+    [
+        {},
+        {"scan_input_axes": [1], "scan_output_axes": [-2]},
+        {"scan_input_directions": [1]},
+        {"scan_input_directions": [1], "scan_output_directions": [1], "scan_output_axes": [2]},
+    ],
+)
+def test_scans(steps: int, attrs: dict[str, Any]) -> None:
+    shape = (2, steps, 3) if attrs.get("scan_input_axes") else (steps, 2, 3)
+    proto = model(
+        [scanned(**attrs)],
+        [port("x", [None] * 3), port("h_0", [None, 4])],
+        [port("y", None), port("h_end", None)],
+        **WEIGHTS,
+    )
+    same(proto, {"x": rand(*shape), "h_0": rand(2, 4, seed=3)})
+
+
+def test_a_scan_streams() -> None:
+    """Rows, chunks and single frames give the same bits; the state is the operator's."""
+    proto = model([scanned()], [port("x", ["T", 1, 3])], [port("y", None)], h_0=rand(1, 4), **WEIGHTS)
+    x = rand(75, 1, 3)
+    loaded = same(proto, {"x": x})
+    assert loaded.streams, str(loaded)
+    stream = loaded.stream()
+    steps = np.stack([stream.step(frame) for frame in x.reshape(75, *stream.inputs[0].shape)])
+    assert loaded.run(x.reshape(75, *stream.inputs[0].shape)).tobytes() == steps.tobytes()
+    assert loaded(x).tobytes() == steps.tobytes()
