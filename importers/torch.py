@@ -17,11 +17,14 @@ from typing import Any
 import numpy as np
 
 from ..engine.errors import ModelFormatError, UnsupportedModelError
+from ..engine.spec import Spec
 from .archive import ZIP_MAGIC, Archive, Source, opened, source_bytes, source_name
-from .torch_tensors import CALLS, DTYPES, StorageRef, TensorReader, TensorRef, short, storage_ref
+from .torch_modules import is_module, module_spec, module_state
+from .torch_tensors import CALLS, DTYPES, StorageRef, TensorReader, TensorRef, byte_order, short, storage_ref
+from .torchscript import is_torchscript
 from .unpickle import Inert, unpickle, unpickle_at
 
-__all__ = ["is_legacy_tar", "read_tensors", "read_torch"]
+__all__ = ["is_legacy_tar", "read_checkpoint", "read_tensors", "read_torch"]
 
 #: The newest archive version that PyTorch 2.13 reads.
 MAX_VERSION = 10
@@ -40,9 +43,17 @@ _SAVE = "torch.save(model.state_dict(), 'weights.pt')"
 
 
 def read_torch(source: Source, *, state_dict: str | None = None) -> dict[str, np.ndarray]:
+    """The weights in a file of ``torch.save``, without what they belong to; see `read_checkpoint`."""
+    return read_checkpoint(source, state_dict=state_dict)[0]
+
+
+def read_checkpoint(
+    source: Source, *, state_dict: str | None = None, described: bool = False
+) -> tuple[dict[str, np.ndarray], Spec | None]:
     """The weights in a file that ``torch.save(model.state_dict(), ...)`` wrote, or in a checkpoint.
 
-    Nothing in the file is run, and PyTorch is not needed.
+    Nothing in the file is run, and PyTorch is not needed. Of a pickled module (``torch.save(model, ...)``) the weights
+    can be read, but not what it computes with them.
 
     Parameters
     ----------
@@ -51,35 +62,40 @@ def read_torch(source: Source, *, state_dict: str | None = None) -> dict[str, np
         Where the weights lie in a checkpoint: ``"ema"``, or ``"nets.encoder"`` for nested dictionaries; ``""`` is the
         top level. Without it, the state_dict is what is called so (or ``model``, ``net``, ...), or the only dictionary
         of tensors apart from an optimizer's.
+    described : bool
+        Whether it is known what the weights belong to. If not, a pickled module is refused.
 
     Returns
     -------
-    dict of str to numpy.ndarray
+    weights : dict of str to numpy.ndarray
         In the file's order. Read-only, C-contiguous; bfloat16 becomes float32, exactly. Names that share a tensor share
         the array.
+    spec : Spec or None
+        What they belong to, where the file says so: a pickled module of PyTorch's own layers only.
 
     Raises
     ------
     ModelFormatError
         Damaged or truncated, or sizes that contradict each other.
     UnsupportedModelError
-        Not plain tensors (a pickled module, TorchScript, `torch.export`), or more than one state_dict to choose from.
+        Not plain tensors (a module of unknown code, TorchScript, `torch.export`), or more than one state_dict to
+        choose from.
     OSError
         The file cannot be opened.
     """
     name = source_name(source)
     head = _head(source)
     if head.startswith(b"\x80") and _MAGIC in head:
-        return _read_legacy(source, name, state_dict)
+        return _read_legacy(source, name, state_dict, described)
     _refuse_other_files(head, name)
     with Archive(source) as archive:
         folder = _folder(archive)
         root = unpickle(archive.read(f"{folder}data.pkl"), source=name, calls=CALLS, persistent=storage_ref)
-        tensors = _tensors(_choose(root, state_dict, name), name)
+        tensors, spec = _state(root, state_dict, described, name)
         total = sum(entry.file_size for entry in archive.entries.values())
         reader = TensorReader(name, total, lambda storage: archive.read(f"{folder}data/{storage.key}"))
-        reader.order = _byte_order(archive, folder)
-        return reader.arrays(tensors)
+        reader.order = byte_order(archive, folder)
+        return reader.arrays(tensors), spec
 
 
 def read_tensors(data: bytes, name: str) -> dict[str, np.ndarray]:
@@ -104,7 +120,7 @@ def read_tensors(data: bytes, name: str) -> dict[str, np.ndarray]:
         if not isinstance(root, dict):
             raise _not_tensors(root, name)
         reader = TensorReader(name, len(data), lambda storage: archive.read(f"{folder}data/{storage.key}"))
-        reader.order = _byte_order(archive, folder)
+        reader.order = byte_order(archive, folder)
         return reader.arrays(_tensors(root, name))
 
 
@@ -127,12 +143,11 @@ def _folder(archive: Archive) -> str:
     tops = {name.split("/")[0] for name in archive.entries}
     folder = f"{tops.pop()}/" if len(tops) == 1 else ""
     has = archive.entries.__contains__
-    if has(f"{folder}constants.pkl") or any(name.startswith(f"{folder}code/") for name in archive.entries):
+    if is_torchscript(archive.entries):
         raise UnsupportedModelError(
             "a TorchScript archive: it holds a program, not only weights",
             source=archive.name,
-            hint="Save its weights where PyTorch is installed: "
-            "torch.save(torch.jit.load(path).state_dict(), 'weights.pt'), and load them with spec=",
+            hint="Load it without spec= and state_dict=: it describes itself",
         )
     if has(f"{folder}archive_format") or has(f"{folder}models/model.json") or has("serialized_exported_program.json"):
         raise UnsupportedModelError(
@@ -180,6 +195,21 @@ def _candidates(root: dict[Any, Any]) -> Iterator[tuple[tuple[str, ...], dict[An
                 if isinstance(key, str) and isinstance(value, dict) and not _NOT_WEIGHTS.search(key)
             ]
         level = deeper
+
+
+def _state(root: object, wanted: str | None, described: bool, source: str) -> tuple[dict[str, TensorRef], Spec | None]:
+    """The tensors that are meant, and what they belong to if the file says so."""
+    if isinstance(root, Inert) and is_module(root) and wanted is None:
+        tensors, spec = module_state(root, source), module_spec(root)
+        if spec is None and not described:
+            raise _not_tensors(root, source)
+        return tensors, spec
+    if described and isinstance(root, dict):
+        root = {
+            key: module_state(value, source) if isinstance(value, Inert) and is_module(value) else value
+            for key, value in root.items()
+        }
+    return _tensors(_choose(root, wanted, source), source), None
 
 
 def _choose(root: object, wanted: str | None, source: str) -> dict[Any, Any]:
@@ -231,6 +261,14 @@ def _at_path(root: dict[Any, Any], wanted: str, source: str) -> dict[Any, Any]:
 
 
 def _not_tensors(value: object, source: str) -> UnsupportedModelError:
+    if isinstance(value, Inert) and is_module(value):
+        return UnsupportedModelError(
+            f"it holds a pickled module, {short(value.kind)}; what that computes is code that is not in the file, and "
+            "loading it would run code; nothing was run",
+            source=source,
+            hint=f"Say with spec= what its weights belong to (of this file, or of {_SAVE}); or export the model where "
+            "that class can be imported: torch.export.save, torch.jit.save or torch.onnx.export",
+        )
     if isinstance(value, Inert):
         return UnsupportedModelError(
             f"it holds a pickled object, {short(value.kind)}, whose code is not in the file; nothing was run",
@@ -263,18 +301,6 @@ def _keys(mapping: dict[Any, Any]) -> str:
     return f"the keys {', '.join(names)}{', ...' if len(mapping) > 8 else ''}" if names else "an empty dictionary"
 
 
-# Tensors to arrays
-
-
-def _byte_order(archive: Archive, folder: str) -> str:
-    if f"{folder}byteorder" not in archive.entries:
-        return "<"
-    order = archive.read(f"{folder}byteorder")
-    if order not in (b"little", b"big"):
-        raise ModelFormatError(f"{archive.name}: the archive's byte order is {order[:20]!r}")
-    return "<" if order == b"little" else ">"
-
-
 # The format before 1.6
 
 
@@ -283,7 +309,9 @@ def is_legacy_tar(head: bytes) -> bool:
     return head[257:262] == b"ustar"
 
 
-def _read_legacy(source: Source, name: str, state_dict: str | None) -> dict[str, np.ndarray]:
+def _read_legacy(
+    source: Source, name: str, state_dict: str | None, described: bool
+) -> tuple[dict[str, np.ndarray], Spec | None]:
     data = source_bytes(source)
     seen: dict[str, StorageRef] = {}
 
@@ -310,7 +338,7 @@ def _read_legacy(source: Source, name: str, state_dict: str | None) -> dict[str,
         raise ModelFormatError(f"{name}: a {type(machine).__name__} where the machine is described")
     root, at = value(at)
     keys, at = value(at)
-    tensors = _tensors(_choose(root, state_dict, name), name)
+    tensors, spec = _state(root, state_dict, described, name)
     storages = _legacy_storages(data, at, keys, seen, name)
 
     def read(storage: StorageRef) -> memoryview:
@@ -318,7 +346,7 @@ def _read_legacy(source: Source, name: str, state_dict: str | None) -> dict[str,
             raise ModelFormatError(f"{name}: no storage {short(storage.key)} in it")
         return storages[storage.key]
 
-    return TensorReader(name, len(data), read).arrays(tensors)
+    return TensorReader(name, len(data), read).arrays(tensors), spec
 
 
 def _legacy_storages(

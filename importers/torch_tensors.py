@@ -15,9 +15,10 @@ from typing import Any
 import numpy as np
 
 from ..engine.errors import ModelFormatError, UnsupportedModelError
+from .archive import Archive
 from .unpickle import Calls, Global, Inert
 
-__all__ = ["CALLS", "DTYPES", "StorageRef", "TensorReader", "TensorRef", "short", "storage_ref"]
+__all__ = ["CALLS", "DTYPES", "StorageRef", "TensorReader", "TensorRef", "byte_order", "short", "storage_ref"]
 
 #: NumPy's own limit before version 2.
 MAX_NDIM = 32
@@ -142,7 +143,15 @@ def _dict(arguments: tuple[Any, ...]) -> dict[object, object]:
     return {}
 
 
+def _set(arguments: tuple[Any, ...]) -> frozenset[str]:
+    """The names in a set; nothing else is wanted of one."""
+    (items,) = arguments or ([],)
+    return frozenset(item for item in items if isinstance(item, str)) if isinstance(items, list) else frozenset()
+
+
 CALLS: Calls = {
+    "__builtin__.set": _set,
+    "builtins.set": _set,
     "collections.OrderedDict": _dict,
     "torch.Size": _parameter,
     "torch._utils._rebuild_tensor": _tensor_v2,
@@ -243,3 +252,13 @@ def _native(view: np.ndarray, dtype: str | None) -> np.ndarray:
         array = array != 0
     array.flags.writeable = False
     return array
+
+
+def byte_order(archive: Archive, folder: str) -> str:
+    """The byte order of an archive's storages, for NumPy."""
+    if f"{folder}byteorder" not in archive.entries:
+        return "<"
+    order = archive.read(f"{folder}byteorder")
+    if order not in (b"little", b"big"):
+        raise ModelFormatError(f"{archive.name}: the archive's byte order is {order[:20]!r}")
+    return "<" if order == b"little" else ">"

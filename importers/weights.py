@@ -19,7 +19,8 @@ from .infer import infer
 from .keras import HDF5_MAGIC, KERAS_WEIGHTS, read_keras
 from .pt2 import is_pt2, read_pt2
 from .safetensors import is_safetensors, read_safetensors
-from .torch import is_legacy_tar, read_torch
+from .torch import is_legacy_tar, read_checkpoint
+from .torchscript import is_torchscript, read_torchscript
 
 __all__ = ["is_weights", "read_graph", "read_weights", "to_graph"]
 
@@ -39,7 +40,13 @@ def is_weights(source: Source) -> bool:
     return known or _other(head) is not None
 
 
-def read_graph(source: Source | Mapping[str, Any], *, spec: Spec | None = None, state_dict: str | None = None) -> Graph:
+def read_graph(
+    source: Source | Mapping[str, Any],
+    *,
+    spec: Spec | None = None,
+    state_dict: str | None = None,
+    bind: Mapping[str, Any] | None = None,
+) -> Graph:
     """The graph of a model whose file holds weights, or a program of PyTorch's with them.
 
     Parameters
@@ -48,6 +55,8 @@ def read_graph(source: Source | Mapping[str, Any], *, spec: Spec | None = None, 
         As for `read_weights`.
     spec : Spec, optional
         What the weights belong to. Left out, it is what the file says, or see `infer`.
+    bind : mapping of str to number, optional
+        Values of inputs of a program, known from now on.
 
     Returns
     -------
@@ -57,15 +66,17 @@ def read_graph(source: Source | Mapping[str, Any], *, spec: Spec | None = None, 
     Raises
     ------
     ModelFormatError, UnsupportedModelError, OSError
-        As for `read_weights`, `to_graph` and `read_pt2`.
+        As for `read_weights`, `to_graph`, `read_pt2` and `read_torchscript`.
     ValueError
         `spec` or `state_dict` for a file that describes its model.
     """
-    if not isinstance(source, Mapping) and _head(source).startswith(ZIP_MAGIC) and is_pt2(_names(source)):
-        if spec is not None or state_dict is not None:
-            raise ValueError("spec= and state_dict= are for weight files; an exported program describes itself")
-        return read_pt2(source)
-    weights, own, name = _read(source, state_dict)
+    if not isinstance(source, Mapping) and _head(source).startswith(ZIP_MAGIC):
+        names = _names(source)
+        if is_pt2(names) or is_torchscript(names):
+            if spec is not None or state_dict is not None:
+                raise ValueError("spec= and state_dict= are for weight files; a program describes itself")
+            return read_pt2(source) if is_pt2(names) else read_torchscript(source, bind=bind)
+    weights, own, name = _read(source, state_dict, described=spec is not None)
     return to_graph(weights, spec if spec is not None else own, name)
 
 
@@ -80,7 +91,7 @@ def read_weights(
         A `.pt` or `.pth` file of PyTorch, `.safetensors`, `.npz`, JSON (see `read_json`), `.keras` or
         `.h5` (see `read_keras`); or the weights themselves.
     state_dict : str, optional
-        Which dictionary of a checkpoint of PyTorch, see `read_torch`, or of a JSON file.
+        Which dictionary of a checkpoint of PyTorch, see `read_checkpoint`, or of a JSON file.
 
     Returns
     -------
@@ -97,12 +108,14 @@ def read_weights(
     OSError
         The file cannot be opened.
     """
-    weights, _, name = _read(source, state_dict)
+    weights, _, name = _read(source, state_dict, described=True)
     return weights, name
 
 
-def _read(source: Source | Mapping[str, Any], state_dict: str | None) -> tuple[dict[str, np.ndarray], Spec | None, str]:
-    """Weights, what the file says they belong to, and what messages call it."""
+def _read(
+    source: Source | Mapping[str, Any], state_dict: str | None, *, described: bool
+) -> tuple[dict[str, np.ndarray], Spec | None, str]:
+    """Weights, what the file says they belong to, and what messages call it; see `read_checkpoint` for `described`."""
     if isinstance(source, Mapping):
         return {str(key): _array(key, value) for key, value in source.items()}, None, "<weights>"
     name, head = source_name(source), _head(source)
@@ -115,7 +128,7 @@ def _read(source: Source | Mapping[str, Any], state_dict: str | None) -> tuple[d
         if KERAS_WEIGHTS in names:
             return *read_keras(source), name
     if head.startswith((ZIP_MAGIC, b"\x80")):
-        return read_torch(source, state_dict=state_dict), None, name
+        return *read_checkpoint(source, state_dict=state_dict, described=described), name
     if is_safetensors(head):
         return read_safetensors(source), None, name
     if is_json(head):

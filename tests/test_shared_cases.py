@@ -22,12 +22,7 @@ SHARED = Path(__file__).resolve().parents[2] / "shared"
 MANIFEST = SHARED / "models" / "manifest.json"
 CASES: list[dict[str, Any]] = json.loads(MANIFEST.read_text())["cases"] if MANIFEST.exists() else []
 
-#: What the next issue brings; each must say so, and go from this list when it works.
-NOT_YET = {
-    "torch/SeqTagger_LSTM__module": "pickled object",
-    "torch/SeqTagger_LSTM__script": "TorchScript",
-}
-WEIGHTS = ("torch_state_dict", "torch_checkpoint", "safetensors", "json_weights")
+WEIGHTS = ("torch_state_dict", "torch_checkpoint", "torch_module", "safetensors", "json_weights")
 
 
 def by_name(cases: list[dict[str, Any]]) -> Any:
@@ -75,7 +70,7 @@ def spec_of(entry: dict[str, Any], path: str) -> nn.Spec:
 def load(entry: dict[str, Any], root: str) -> Any:
     """What run_cases.py asks of an adapter."""
     path = os.path.join(root, entry["file"])
-    if entry["format"] == "torch_export":  # a program's outputs have no names of their own
+    if entry["format"] in ("torch_export", "torchscript"):  # a program's outputs have no names of their own
         program = gs.load(path)
         return lambda feeds: dict(zip(entry["outputs"], program(feeds).values(), strict=True))
     if entry["format"] not in WEIGHTS:
@@ -98,23 +93,10 @@ def load(entry: dict[str, Any], root: str) -> Any:
     return call
 
 
-@pytest.mark.parametrize("case", by_name([c for c in CASES if c["name"] not in NOT_YET]))
+@pytest.mark.parametrize("case", by_name(CASES))
 def test_case(case: dict[str, Any]) -> None:
     passed, why, _ = runner().run_case(load, case, str(SHARED / "models"))
     assert passed, why
-
-
-@pytest.mark.parametrize("case", by_name([c for c in CASES if c["name"] in NOT_YET]))
-def test_what_is_not_done_yet_is_refused_by_name(case: dict[str, Any]) -> None:
-    with pytest.raises(gs.UnsupportedModelError, match=NOT_YET[case["name"]]) as caught:
-        gs.load(SHARED / "models" / case["file"])
-    assert Path(case["file"]).name in str(caught.value)
-
-
-def test_the_lists_name_cases() -> None:
-    if not CASES:
-        pytest.skip("no ../shared/models beside the repository")
-    assert NOT_YET.keys() <= {case["name"] for case in CASES}
 
 
 # ---------------------------------------------------------------------- streamed
@@ -135,8 +117,7 @@ STREAMED = [
     for c in CASES
     if c["streamable"] == "internal"
     and c["expect"] == "ok"
-    and c["format"] == "onnx"
-    and c["name"] not in NOT_YET
+    and c["format"] in ("onnx", "torchscript")
     and c["name"] != "keras/keras3_GRU_reset_before"
 ]
 
@@ -144,7 +125,7 @@ STREAMED = [
 @pytest.mark.parametrize("case", by_name(STREAMED))
 def test_a_stream_gives_what_the_whole_call_gives(case: dict[str, Any]) -> None:
     root = str(SHARED / "models")
-    model = load(case, root)
+    model = gs.load(os.path.join(root, case["file"]))
     with np.load(os.path.join(root, case["data"])) as data:
         feeds = {key[3:]: data[key] for key in data.files if key.startswith("in.")}
     weights = [p.name for p in model.inputs if p.name in ("W", "R", "B", "P")]
@@ -195,7 +176,7 @@ def streamed_once(model: Any, feeds: dict[str, np.ndarray], case: dict[str, Any]
         np.testing.assert_allclose(stream.state[name], want[name], atol=case["atol"], rtol=case["rtol"])
 
 
-LOOPED = [c for c in CASES if c["streamable"] == "state_io" and c["name"] not in NOT_YET]
+LOOPED = [c for c in CASES if c["streamable"] == "state_io"]
 
 
 @pytest.mark.parametrize("case", by_name(LOOPED))
