@@ -241,7 +241,7 @@ class Lowering:
             raise
         except MemoryError as error:
             raise ShapeError(f"{self.graph.source}: {node.label}: asks for more memory than there is") from error
-        except (ValueError, IndexError, TypeError, OverflowError, ArithmeticError) as error:
+        except (ValueError, LookupError, TypeError, AttributeError, AssertionError, ArithmeticError) as error:
             raise ShapeError(f"{self.graph.source}: {node.label}: {error}") from error
 
     def _as_real(self, array: np.ndarray) -> np.ndarray:

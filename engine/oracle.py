@@ -97,7 +97,7 @@ def compute(node: Node, values: dict[str, Array | None], source: str, rounding: 
         results = op.evaluate(node, *inputs)
     except GatestepError:
         raise
-    except (ValueError, IndexError, TypeError, OverflowError, ArithmeticError, MemoryError) as error:
+    except (ValueError, LookupError, TypeError, AttributeError, ArithmeticError, MemoryError) as error:
         raise ShapeError(f"{source}: {node.label}: {error}") from error
     for name, result in zip(node.outputs, results, strict=False):
         if name:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from ..kernels import KernelSet, kernel_set, pack
+from . import bounds
 from ._machine import Machine
 from .errors import MissingExtraError
 from .graph import Node
@@ -131,6 +132,8 @@ def finish(
     """Make the caller's output arrays the target of what computes them, lay out the arena, pack the weights."""
     targets = [deliver(ctx, value, dtype, k) for k, (value, dtype) in enumerate(outputs)]
     instructions = live(ctx.instructions)
+    weights = [None if i.weights is None else packed.get(i.weights, ctx.real) for i in instructions]
+    bounds.check(instructions, weights, ctx.graph.source)
     places, arena = arena_map(instructions)
     instructions = resolved(instructions)
     try:
@@ -146,7 +149,7 @@ def finish(
         places,
         arena,
         addresses,
-        [None if i.weights is None else packed.get(i.weights, ctx.real) for i in instructions],
+        weights,
     )
 
 

@@ -34,7 +34,7 @@ def summary(model: Model) -> str:
         if node.op in ("LSTM", "GRU", "RNN"):
             extras = [node.attrs["direction"]] if node.attrs["direction"] != "forward" else []
             weights = graph.constants.get(node.inputs[1], graph.defaults.get(node.inputs[1]))
-            size = f"{weights.shape[2]} -> " if weights is not None else ""
+            size = f"{weights.shape[2]} -> " if weights is not None and weights.ndim == 3 else ""
             extras += [f"clip {node.attrs['clip']}"] if node.attrs["clip"] is not None else []
             extras += [node.attrs["coupled"]] if node.attrs.get("coupled") else []
             extras += ["peepholes"] if len(node.inputs) > 7 and node.inputs[7] else []

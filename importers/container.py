@@ -18,7 +18,7 @@ import struct
 import zlib
 from collections.abc import Iterable
 from dataclasses import dataclass, field, fields
-from typing import IO, Any
+from typing import IO, Any, Literal
 
 import numpy as np
 
@@ -26,9 +26,11 @@ from ..engine.errors import ModelFormatError, UnsupportedModelError
 from ..engine.graph import Graph, Node, Port
 from ..engine.layout import Layout
 from ..engine.ops import OPS
+from ..engine.ops.math import ACTIVATIONS
+from ..engine.ops.recurrent import GATES
 from ..engine.values import MOST_ELEMENTS
 from .archive import Source, source_name
-from .typed import dtype_name, dtype_named, pack_value, record, unpack_value
+from .typed import conforms, dtype_name, dtype_named, pack_value, record, unpack_value
 
 __all__ = ["MAGIC", "VERSION", "Container", "Writer", "is_container"]
 
@@ -347,7 +349,10 @@ class Container:
                 hint=f"Written by gatestep {self.writer[:20]}; update, or convert the original file again",
             )
         values = {key: self._value(value, number) for key, value in attrs.items()}
-        return Node(op, tuple(inputs), tuple(outputs), values, name)
+        node = Node(op, tuple(inputs), tuple(outputs), values, name)
+        if op in GATES and not _is_cell(node):
+            raise self._damaged(f"{node.label}: attributes that no cell has")
+        return node
 
     # ------------------------------------------------------------------ what was found out
     def analysed(self) -> tuple[Graph, Layout]:
@@ -397,6 +402,27 @@ class Container:
             rank = 32 if shape is None or name not in ins else len(shape)
             if len({*used}) != len(used) or any(not 0 <= axis < rank for axis in used):
                 raise self._damaged(f"the layout has axes that {name[:80]!r} does not have")
+
+
+def _is_cell(node: Node) -> bool:
+    """Whether the attributes are those of a cell, see `graph`; whether they fit its weights, lowering finds."""
+    wanted: dict[str, Any] = {
+        "hidden_size": int,
+        "direction": Literal["forward", "reverse", "bidirectional"],
+        "gates": str,
+        "activations": tuple[tuple[str, float, float], ...],
+        "clip": float | None,
+    }
+    wanted |= {"LSTM": {"coupled": Literal["", "f=1-i", "i=1-f"]}, "GRU": {"linear_before_reset": bool}}.get(
+        node.op, {}
+    )
+    wanted |= {"recognised": bool} if "recognised" in node.attrs else {}
+    return (
+        node.attrs.keys() == wanted.keys()
+        and all(conforms(value, wanted[name]) for name, value in node.attrs.items())
+        and sorted(node.attrs["gates"]) == sorted(GATES[node.op])
+        and all(name in ACTIVATIONS for name, _, _ in node.attrs["activations"])
+    )
 
 
 def _no_constant(text: str) -> Any:

@@ -232,6 +232,8 @@ def conforms(value: Any, hint: Any) -> bool:
         if not isinstance(value, dict):
             return False
         return all(conforms(key, args[0]) and conforms(item, args[1]) for key, item in value.items())
-    if hint is int:
-        return type(value) is int
+    if origin is typing.Literal:
+        return isinstance(value, str) and value in args
+    if hint in (int, float):
+        return type(value) is hint
     return isinstance(value, hint)
