@@ -134,6 +134,12 @@ def place(n: N) -> Iterator[Reach]:
     yield dense(4, *shape, size=8)
 
 
+def copied_at(n: N) -> Iterator[Reach]:
+    """Where the counter stands at 0; how far it goes is the loop's to know."""
+    yield from copied(n)
+    yield dense(1, 1, size=8)
+
+
 def all_dense(*arrays: tuple[int, Callable[[N], int]]) -> Callable[[N], Iterator[Reach]]:
     """Dense arrays, each of as many bytes or elements as its function of the sizes says."""
 
@@ -173,6 +179,9 @@ REACHES: dict[str, Callable[[N], Iterator[Reach]]] = {
     "layernorm": normalised,
     "copy": copied,
     "cast": in_bytes((0, lambda n: n[0] * SIZES[n[1]]), (4, lambda n: n[0] * SIZES[n[2]])),
+    "copy_at": copied_at,
+    "jump": in_bytes((0, lambda n: 1)),
+    "count": in_bytes((0, lambda n: 8), (1, lambda n: 8), (4, lambda n: 8)),
     "check_range": all_dense((0, lambda n: n[0])),
     "gather": in_bytes(
         (0, lambda n: n[0] * n[1] * n[2]), (1, lambda n: 8 * _positive(n[3])), (4, lambda n: n[0] * n[3] * n[2])

@@ -132,10 +132,10 @@ def finish(
     """Make the caller's output arrays the target of what computes them, lay out the arena, pack the weights."""
     targets = [deliver(ctx, value, dtype, k) for k, (value, dtype) in enumerate(outputs)]
     instructions = live(ctx.instructions)
-    weights = [None if i.weights is None else packed.get(i.weights, ctx.real) for i in instructions]
-    bounds.check(instructions, weights, ctx.graph.source)
     places, arena = arena_map(instructions)
     instructions = resolved(instructions)
+    weights = [None if i.weights is None else packed.get(i.weights, ctx.real) for i in instructions]
+    bounds.check(instructions, weights, ctx.graph.source)
     try:
         kernels: KernelSet = kernel_set(backend, ctx.real)
         addresses = [kernels.address(i.kernel, i.n, i.f) for i in instructions]

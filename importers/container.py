@@ -42,6 +42,7 @@ ALIGNMENT = 64
 PREFIX = struct.Struct("<8sIIQII")
 #: A longer header no model has: it is enough for some hundred thousand nodes.
 MOST_HEADER = 1 << 26
+GRAPH_KEYS = {"inputs", "outputs", "nodes", "constants", "defaults", "prefix", "notes", "fresh"}
 KEYS = ("writer", "source", "options", "graph", "prepared", "selftest", "graphs", "arrays")
 
 
@@ -115,6 +116,8 @@ class Writer:
             "nodes": [[n.op, n.name, list(n.inputs), list(n.outputs), attributes(n)] for n in graph.nodes],
             "constants": {name: self.array(array) for name, array in graph.constants.items()},
             "defaults": {name: None if a is None else self.array(a) for name, a in graph.defaults.items()},
+            "prefix": graph.prefix,
+            "notes": list(graph.notes),
             "fresh": graph._fresh,
         }
         key = json.dumps(data)
@@ -304,9 +307,11 @@ class Container:
         graph.constants = {name: self.array(index) for name, index in data["constants"].items()}
         optional = {p.name for p in graph.inputs if p.optional}
         graph.defaults = {n: None if index is None else self.array(index) for n, index in data["defaults"].items()}
-        graph._fresh = data["fresh"]
+        graph.prefix, graph.notes, graph._fresh = data["prefix"], tuple(data["notes"]), data["fresh"]
+        texts = isinstance(graph.prefix, str) and all(isinstance(note, str) for note in graph.notes)
         names = [port.name for port in graph.inputs]
-        if len(data) != 6 or type(graph._fresh) is not int or len({*names}) != len(names) or "" in names:
+        counted = type(graph._fresh) is int and len({*names}) == len(names)
+        if data.keys() != GRAPH_KEYS or not texts or not counted or "" in names:
             raise self._damaged(f"graph {number} is not what a graph is")
         if graph.defaults.keys() != optional:
             raise self._damaged(f"graph {number}: other inputs have defaults than may be left out")
@@ -413,10 +418,12 @@ def _is_cell(node: Node) -> bool:
         "activations": tuple[tuple[str, float, float], ...],
         "clip": float | None,
     }
-    wanted |= {"LSTM": {"coupled": Literal["", "f=1-i", "i=1-f"]}, "GRU": {"linear_before_reset": bool}}.get(
-        node.op, {}
-    )
-    wanted |= {"recognised": bool} if "recognised" in node.attrs else {}
+    if node.op == "LSTM":
+        wanted["coupled"] = Literal["", "f=1-i", "i=1-f"]
+    if node.op == "GRU":
+        wanted["linear_before_reset"] = bool
+    made: dict[str, Any] = {"recognised": bool, "origin": tuple[str, ...]}
+    wanted |= {name: kind for name, kind in made.items() if name in node.attrs}
     return (
         node.attrs.keys() == wanted.keys()
         and all(conforms(value, wanted[name]) for name, value in node.attrs.items())

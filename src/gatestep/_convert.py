@@ -5,7 +5,6 @@ from __future__ import annotations
 import inspect
 import os
 import warnings
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -141,8 +140,7 @@ def load_file(source: Any, *, backend: str, test: bool) -> Model:
             graph, layout = held.analysed()
             model = Model(graph, backend=backend, layout=layout, **options)
         else:  # what another version found out need not be what this one goes by
-            graph = replace(held.imported, constants=dict(held.imported.constants))
-            model = Model(graph, backend=backend, **options)
+            model = Model(held.imported, backend=backend, **options)
         if test:
             check(model, held)
     except GatestepError:

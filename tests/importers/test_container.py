@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
+import io
 import json
 import os
 import struct
 import subprocess
 import sys
 import zlib
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -167,6 +170,33 @@ def test_values_that_are_none() -> None:
     for data in (nested, {"a": 1, "b": 2}, {}, {"class": "os.system"}, {"set": [{"list": []}]}, {"map": [1]}, 1 << 70):
         with pytest.raises(ModelFormatError):
             typed.unpack_value(data, Graph, Graph, "x")
+
+
+def test_nothing_of_a_graph_is_left_behind() -> None:
+    graph = Graph("g", notes=("a note",), prefix="body")
+    graph.fresh()
+    x = graph.input("x", ["T", None, 3], np.float32)
+    graph.input("h", None, np.int64, optional=True)
+    graph.input("k", [2], np.float32, optional=True, default=np.ones(2, np.float32))
+    body = Graph("g", prefix="b1")
+    body.output(body.add("Tanh", [body.input("bx", ["T"], np.float32)], name="inner")[0], None, np.float32)
+    graph.output(graph.add("If", [graph.constant(np.array(True)), x], 1, then=body, orelse=body)[0], ["T"], np.float32)
+    writer = Writer("g")
+    number = writer.graph(graph)
+    header = {"writer": "", "source": "", "options": {}, "graph": number, "prepared": None, "selftest": None}
+    with io.BytesIO() as file:
+        writer.write(file, **header)
+        held = Container(file.getvalue())
+    back = held.imported
+    for field in dataclasses.fields(Graph):
+        if field.name not in ("source", "nodes", "constants", "defaults"):
+            assert getattr(back, field.name) == getattr(graph, field.name), field.name
+    assert [replace(node, attrs={}) for node in back.nodes] == [replace(node, attrs={}) for node in graph.nodes]
+    assert back.nodes[0].attrs["then"] is back.nodes[0].attrs["orelse"]
+    assert back.nodes[0].attrs["then"].nodes == body.nodes
+    assert back.constants.keys() == graph.constants.keys()
+    assert back.defaults["h"] is None
+    assert back.defaults["k"].tolist() == [1, 1]
 
 
 # ---------------------------------------------------------------------- what is refused
