@@ -94,6 +94,8 @@ class Lowering:
         The arithmetic: float32 or float64. Every floating value has it.
     carry : bool
         Recurrent operators that start from a known state keep it from call to call.
+    within : bool
+        The walk is in a body that runs more than once, or not always.
     slots : dict
         State buffers of the recurrent operators that do, keyed ``(output name of the node, "h" | "c")``.
     initial : dict
@@ -108,6 +110,7 @@ class Lowering:
     graph: Graph
     real: np.dtype[Any]
     carry: bool = False
+    within: bool = False
     owned: frozenset[tuple[str, str]] = frozenset()
     values: dict[str, Value] = field(default_factory=dict)
     instructions: list[Instruction] = field(default_factory=list)
@@ -134,7 +137,7 @@ class Lowering:
         for name in wanted:
             if name not in self.values:
                 raise ModelFormatError(f"{self.graph.source}: output {name!r} is made by no node")
-            if isinstance(self.values[name], ValueList):
+            if isinstance(self.values[name], ValueList) and any(port.name == name for port in self.graph.outputs):
                 raise UnsupportedModelError(
                     f"output {name!r} is a sequence",
                     source=self.graph.source,
@@ -168,11 +171,11 @@ class Lowering:
     @contextlib.contextmanager
     def inside(self) -> Iterator[None]:
         """In what runs more than once, or not always, operators begin anew each time, also in a stream."""
-        carry, self.carry = self.carry, False
+        before, self.carry, self.within = (self.carry, self.within), False, True
         try:
             yield
         finally:
-            self.carry = carry
+            self.carry, self.within = before
 
     def trial(self) -> _Trial:
         """What is emitted and noted from here on, to be undone by `undo`."""

@@ -18,6 +18,7 @@ from .cells import recognised
 from .errors import ShapeError, UnsupportedModelError
 from .graph import Graph, Node, Port
 from .layout import Layout
+from .loops import scanned
 from .lowering import Lowering, NeedsValue
 from .ops.plumbing import cast
 from .plan import Plan
@@ -70,7 +71,7 @@ class Model:
         self.source = graph.source
         self.bind = dict(bind or {})
         if layout is None:
-            graph = bound(graph, bind)
+            graph = scanned(bound(graph, bind), self.real)
         converted: dict[str, np.ndarray] = {}  # bodies share constants
         for part in graph.everything():
             for name, array in part.constants.items():

@@ -101,7 +101,7 @@ def compute(node: Node, values: dict[str, Array | None], source: str, rounding: 
         raise ShapeError(f"{source}: {node.label}: {error}") from error
     for name, result in zip(node.outputs, results, strict=False):
         if name:
-            values[name] = _double(np.asarray(result), rounding)
+            values[name] = result if isinstance(result, tuple) else _double(np.asarray(result), rounding)  # a sequence
 
 
 def _double(array: Array, rounding: Rounding | None) -> Array:

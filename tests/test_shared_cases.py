@@ -113,12 +113,7 @@ def frames_of(model: Any, arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray
 
 
 STREAMED = [
-    c
-    for c in CASES
-    if c["streamable"] == "internal"
-    and c["expect"] == "ok"
-    and c["format"] in ("onnx", "torchscript")
-    and c["name"] != "keras/keras3_GRU_reset_before"
+    c for c in CASES if c["streamable"] == "internal" and c["expect"] == "ok" and c["format"] in ("onnx", "torchscript")
 ]
 
 

@@ -5,7 +5,21 @@ is the definition that kernels are held to; `lower` serves everything else. An o
 shape computations: it must be known when the program is built.
 """
 
-from . import control, einsum, indexing, logic, loop, math, normalizations, plumbing, recurrent, resizing, scan, windows
+from . import (
+    control,
+    einsum,
+    indexing,
+    logic,
+    loop,
+    math,
+    normalizations,
+    plumbing,
+    recurrent,
+    resizing,
+    scan,
+    sequences,
+    windows,
+)
 from .registry import OPS, Op
 
 __all__ = [
@@ -22,5 +36,6 @@ __all__ = [
     "recurrent",
     "resizing",
     "scan",
+    "sequences",
     "windows",
 ]

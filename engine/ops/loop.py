@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ..errors import GatestepError, NeedsValue
-from ..graph import Graph, Node, needed
+from ..graph import Graph, Node, Port, needed
 from ..values import ValueList, View
 from .control import computed, counted, is_known, padded, truth, without
 from .plumbing import cast
@@ -22,11 +23,13 @@ from .repeating import INT64, ZERO, Changes, begun, repeat, stacked
 if TYPE_CHECKING:
     from ..lowering import Lowering
 
+__all__ = ["Clock"]
+
 #: Nodes of all iterations that are lowered one behind the other.
 MOST_UNROLLED = 20_000
 
 
-class _Clock:
+class Clock:
     """The part of a loop that is known before it runs: states that follow from the counter and what is known."""
 
     def __init__(self, body: Graph, states: int, values: Sequence[Any]) -> None:
@@ -40,7 +43,7 @@ class _Clock:
         }  # counters, not tensors
         needs = [self._inputs(port.name) for port in body.outputs]
         while True:
-            known = held | {names[2 + k] for k in ticking}
+            self.known = known = held | {names[2 + k] for k in ticking}
             left = {k for k in ticking if needs[1 + k] <= known}
             if left == ticking:
                 break
@@ -59,32 +62,40 @@ class _Clock:
                     todo.append(source)
         return seen & self.inputs.keys()
 
-    def iterations(self, ctx: Lowering, limit: int | None) -> int:
+    def knows(self, names: Sequence[str]) -> bool:
+        """Whether these values of the body follow from what is known."""
+        return all(self._inputs(name) <= self.known for name in names)
+
+    def iterations(self, limit: int | None) -> int:
         """How many iterations there are, at most `limit`."""
+        return len(self.series(limit, ()))
+
+    def series(self, limit: int | None, names: Sequence[str]) -> list[list[Any]]:
+        """What `names` are in each iteration."""
         body = self.body
-        wanted = [body.outputs[0].name, *(body.outputs[1 + k].name for k in self.ticking)]
-        nodes = needed(body, wanted, self.inputs)
-        read = {name for node in nodes for name in node.inputs} | set(wanted)
-        names = [port.name for port in body.inputs]
-        ports = [port for port in body.inputs if port.name in read]
-        part = Graph(body.source, ports, [], nodes, body.constants)
-        part.outputs = [body.outputs[0], *(body.outputs[1 + k] for k in self.ticking)]
+        ports = [port.name for port in body.inputs]
+        wanted = [body.outputs[0].name, *(body.outputs[1 + k].name for k in self.ticking), *names]
+        part = replace(body, nodes=needed(body, wanted, self.inputs))
+        read = set(wanted).union(*(node.inputs for node in part.nodes))
+        part.inputs = [port for port in body.inputs if port.name in read]
+        part.outputs = [Port(name, None, INT64) for name in wanted]
         values = dict(self.inputs)
 
-        def run() -> int:
-            k = 0
-            while limit is None or k < limit:
-                values[names[0]] = np.array(k, INT64)
-                values[names[1]] = np.array(True)
-                more, *after = computed(part, [plain(values[port.name]) for port in ports])
-                values.update((names[2 + s], value) for s, value in zip(self.ticking, after, strict=True))
-                k += 1
+        def run() -> list[list[Any]]:
+            found: list[list[Any]] = []
+            while limit is None or len(found) < limit:
+                values[ports[0]] = np.array(len(found), INT64)
+                values[ports[1]] = np.array(True)
+                more, *after = computed(part, [plain(values[port.name]) for port in part.inputs])
+                found.append(after[len(self.ticking) :])
+                values.update((ports[2 + s], value) for s, value in zip(self.ticking, after, strict=False))
                 if not truth(more, "the condition"):
                     break
-            return k
+            return found
 
         with np.errstate(all="ignore"):
-            return int(counted(run))
+            result: list[list[Any]] = counted(run)
+        return result
 
 
 def plain(value: Any) -> Any:
@@ -134,13 +145,13 @@ class Loop(Op):
         if isinstance(condition, View) and (condition.dtype != np.bool_ or condition.count != 1):
             raise ValueError(f"the condition is of {condition.dtype} and shape {condition.shape}, not one truth value")
         enters = isinstance(condition, View) or condition is None or truth(condition, "the condition")
-        clock = _Clock(body, count, [ZERO, np.array(True), *values])
+        clock = Clock(body, count, [ZERO, np.array(True), *values])
         steps: int | None = None if isinstance(limit, View) or isinstance(condition, View) else limit
         exact = steps is not None and Loop._goes_on(body)
         if not enters or limit == 0:
             steps, exact = 0, True
         elif not exact and clock.knows_condition and not isinstance(limit, View):
-            most = clock.iterations(ctx, limit)
+            most = clock.iterations(limit)
             if not isinstance(condition, View):
                 steps, exact = most, True
             else:

@@ -138,10 +138,15 @@ class Recurrent(Op):
         x = ctx.real_view(node, have["x"])
         if have["I"] > 1 and x.strides[2] != 1:
             x = ctx.dense(node, x)
-        time, batch = ctx.unify(x.tags[0], "time"), ctx.unify(x.tags[1], "batch")
+        batch = ctx.unify(x.tags[1], "batch")
+        # In a body one step of a cell runs along no axis of the model; what runs over frames there does so every time.
+        inner = ctx.within and x.shape[0] == 1 and x.tags[0] is None
+        time = None if inner else ctx.unify(x.tags[0], "time")
+        if ctx.within:
+            ctx.mix(time, node, "runs over all frames in a body that runs for each")
         if isinstance(have["lengths"], View):
             ctx.unify(have["lengths"].tags[0], batch)
-        step = bool(node.attrs.get("recognised"))
+        step = inner or bool(node.attrs.get("recognised"))
         if not step and any(ctx.used(name) for name in node.outputs[1:] if name):
             ctx.last(time, node)
         ctx.mix(x.tags[2], node, "takes the frames as features")

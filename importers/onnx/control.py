@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 
 from ...engine.graph import Graph, Port
-from .forms import GRAPH, INT, INTS, REQUIRED, Attr, Call, Form, Translation
+from .forms import GRAPH, INT, INTS, REQUIRED, Attr, Call, Form, Translation, flag, same
 from .reader import Body, FileNode
-from .tensors import dtype_of
+from .tensors import dtype_of, type_name
 
 __all__ = ["FORMS", "depended_on"]
 
@@ -218,12 +218,29 @@ def scan_rows(call: Call) -> None:
     )
 
 
+def empty(call: Call) -> None:
+    code = call.attrs["dtype"]
+    dtype = dtype_of(code)
+    if dtype is None:
+        raise call.unsupported("is a data type that is not supported", "dtype", type_name(code))
+    call.finish("SequenceEmpty", ())
+    call.translation.dtypes[call.outputs[0]] = dtype
+
+
 _BODY = {"body": Attr(GRAPH, REQUIRED), "num_scan_inputs": Attr(INT, REQUIRED)}
 _AXES = {f"scan_{name}": Attr(INTS) for name in ("input_axes", "output_axes", "input_directions", "output_directions")}
 
 FORMS: dict[str, tuple[Form, ...]] = {
     "If": (Form(7, branch, (1, 1), {name: Attr(GRAPH, REQUIRED) for name in ("then_branch", "else_branch")}, None),),
     "Loop": (Form(7, loop, (0, None), {"body": Attr(GRAPH, REQUIRED)}, None, gaps=2),),
+    "SequenceEmpty": (Form(11, empty, (0, 0), {"dtype": Attr(INT, 1)}),),
+    "SequenceConstruct": (Form(11, same, (1, None)),),
+    "SequenceInsert": (Form(11, same, (2, 3)),),
+    "SequenceErase": (Form(11, same, (1, 2)),),
+    "SequenceAt": (Form(11, same, (2, 2)),),
+    "SequenceLength": (Form(11, same),),
+    "SplitToSequence": (Form(11, same, (1, 2), {"axis": Attr(INT, 0), "keepdims": flag(True)}),),
+    "ConcatFromSequence": (Form(11, same, attrs={"axis": Attr(INT, REQUIRED), "new_axis": flag()}),),
     "Scan": (
         Form(8, scan_rows, (1, None), {**_BODY, "directions": Attr(INTS)}, None, gaps=1),
         Form(9, scan, (1, None), {**_BODY, **_AXES}, None),

@@ -347,12 +347,14 @@ def _result_dtype(
     """The dtype of what `op` makes."""
     if op in _TRUTH:
         return np.dtype(np.bool_)
-    if op in ("Shape", "Size", "ArgMax", "ArgMin"):
+    if op in ("Shape", "Size", "ArgMax", "ArgMin", "SequenceLength"):
         return np.dtype(np.int64)
     if op == "Cast":
         return attrs["to"]  # type: ignore[no-any-return]
     if op == "ConstantOfShape":
         return attrs["value"].dtype  # type: ignore[no-any-return]
+    if not inputs:
+        return None
     return translation.dtype(inputs[{"Where": 1, "OneHot": 2}.get(op, 0)])
 
 
