@@ -1,8 +1,8 @@
 """A Loop that takes one frame after the other is a Scan.
 
-Exporters of scripted models write a recurrence as a Loop that counts, takes frame i, and appends to what it gives. It is
-a Scan where three things hold, and only there: it runs as often as there are frames, iteration k reads frame k (or the
-k-th from the end) and nothing else of them, and what it collects is put down in the same order. The counters,
+Exporters of scripted models write a recurrence as a Loop that counts, takes frame i, and appends to what it gives. It
+is a Scan where three things hold, and only there: it runs as often as there are frames, iteration k reads frame k (or
+the k-th from the end) and nothing else of them, and what it collects is put down in the same order. The counters,
 conditions and indices that decide this follow from shapes alone. They are computed for two lengths that are no other
 size in the graph: what they give for both is what they give for all.
 """
