@@ -27,6 +27,7 @@ from .rolling import rolled
 from .stream import Stream
 from .streaming import analyse
 from .summary import summary
+from .thawing import thawed
 from .values import Buffer, View
 
 __all__ = ["Model"]
@@ -80,7 +81,7 @@ class Model:
                         converted[name] = array.astype(self.real)
                     part.constants[name] = converted[name]
         if layout is None:
-            graph = rolled(recognised(graph, self.real, states), self.real)
+            graph = thawed(rolled(recognised(graph, self.real, states), self.real), self.real)
         self.graph = graph
         #: Element types at the ports: the file's; with dtype="float64", that for every floating port.
         self.dtypes = {

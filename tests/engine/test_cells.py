@@ -307,7 +307,7 @@ def test_unrolled_over_time(net: Any, begins: str) -> None:
         f"recognised from {14 if begins == 'inputs' else 13} operators",
         "rolled up from 4 steps",
     )
-    feeds = {p.name: noise(*p.shape, seed=k) for k, p in enumerate(model.inputs)}
+    feeds = {p.name: noise(*p.shape, seed=k) for k, p in enumerate(n.graph.inputs)}
     for _ in range(2):
         for name, want in n.evaluate(feeds).items():
             np.testing.assert_allclose(model(feeds)[name], want, **CLOSE)
@@ -412,7 +412,7 @@ def test_near_misses(net: Any, change: str) -> None:
     step(n, change)
     model = n.model()
     assert len(cells(model)) == (change not in MISSES)
-    feeds = {p.name: noise(*p.shape, seed=k) for k, p in enumerate(model.inputs)}
+    feeds = {p.name: noise(*p.shape, seed=k) for k, p in enumerate(n.graph.inputs)}
     called = model(feeds)
     for name, want in n.evaluate(feeds).items():
         np.testing.assert_allclose(called[name], want, **CLOSE)
@@ -435,7 +435,7 @@ def test_near_misses_of_a_gru(net: Any, change: str) -> None:
     n.output("hn", shape=(B, H))
     model = n.model()
     assert not cells(model)
-    feeds = {p.name: noise(*p.shape, seed=k) for k, p in enumerate(model.inputs)}
+    feeds = {p.name: noise(*p.shape, seed=k) for k, p in enumerate(n.graph.inputs)}
     np.testing.assert_allclose(model(feeds)["hn"], n.evaluate(feeds)["hn"], **CLOSE)
 
 
