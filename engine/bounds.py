@@ -26,7 +26,7 @@ __all__ = ["REACHES", "check"]
 Reach = tuple[int, int, int, int]
 N = Sequence[int]
 #: Bytes of GS_T_*, in order.
-SIZES = (1, 1, 1, 2, 4, 8, 2, 4, 8)
+SIZES = (1, 1, 1, 2, 4, 8, 2, 4, 8, 2, 4)
 
 
 def dense(slot: int, *sizes: int, size: int = 0) -> Reach:
@@ -140,6 +140,31 @@ def copied_at(n: N) -> Iterator[Reach]:
     yield dense(1, 1, size=8)
 
 
+def channels(n: N) -> Iterator[Reach]:
+    """To, from and between quantised numbers, with a scale and a zero point for each channel."""
+    for slot in (0, 4):
+        yield dense(slot, *n[:3])
+    for slot in (1, 2):
+        yield dense(slot, n[1])
+
+
+def matmul_i16(n: N) -> Iterator[Reach]:
+    yield strided(0, (n[0], n[1], n[3]), (n[4], n[6], 1))
+    yield strided(1, (n[0], n[2], n[3]), (n[5], n[7], 1))
+    yield dense(4, *n[:3])
+
+
+def quantised_lstm(n: N) -> Iterator[Reach]:
+    t, b, h = n[0], n[1], n[3]
+    yield dense(0, t, b, 4 * h)
+    yield dense(1, 4 * h, h)
+    yield strided(4, (t, b, h), (*n[7:9], 1))
+    for slot in (2, 3, 5, 6):
+        yield dense(slot, b, h)
+    for slot, size in ((7, 3 * h), (8, 4 * h), (9, 4 * h + b * h), (10, b), (11, 4 * h)):
+        yield dense(slot, size)
+
+
 def all_dense(*arrays: tuple[int, Callable[[N], int]]) -> Callable[[N], Iterator[Reach]]:
     """Dense arrays, each of as many bytes or elements as its function of the sizes says."""
 
@@ -195,6 +220,12 @@ REACHES: dict[str, Callable[[N], Iterator[Reach]]] = {
     "element_index": place,
     "tuple_index": in_bytes((0, lambda n: 8 * n[0] * n[1]), (4, lambda n: 8 * n[0])),
     "scatter": in_bytes((0, lambda n: n[0] * n[1] * n[4]), (1, lambda n: 8 * n[0])),
+    "quantise": channels,
+    "dequantise": channels,
+    "centre": channels,
+    "quantise_dynamically": all_dense((0, lambda n: n[0]), (4, lambda n: n[0]), (5, lambda n: 1), (6, lambda n: 1)),
+    "matmul_i16": matmul_i16,
+    "quantised_lstm": quantised_lstm,
 }
 
 

@@ -35,6 +35,12 @@ defaults filled in, f, g, h per direction one after the other; ``clip`` float or
 cell that the file writes out (see `cells`): it begins at exactly what the graph hands it, call after call. ``origin``
 says, for summaries, what an operator was made of.
 
+Quantised operators, where an integer q stands for (q - zero) * scale: ``QuantizeLinear(x, scale, zero)`` with
+attributes ``axis``, ``block_size`` (0: none) and ``dtype``; ``DequantizeLinear`` without the last;
+``DynamicQuantizeLinear(x)``, which gives q, scale and zero; ``MatMulInteger(a, b, a_zero, b_zero)`` and
+``ConvInteger``, exact in int32; ``DynamicQuantizeLSTM``, with the attributes of LSTM and four more inputs
+(`ops/quantised.py`).
+
 Control flow holds graphs as attributes. They are closed: all that they use from outside is an input of the node and of
 the body, the captured values, in the same order, and no value has the name of one in another graph. What a body gives
 may be one of its inputs or constants, and one value more than once.

@@ -4,5 +4,6 @@
 include "activations.pxi"
 include "fused.pxi"
 include "tensor.pxi"
+include "quantised.pxi"
 
-KERNELS = {**FUSED_KERNELS, **TENSOR_KERNELS}
+KERNELS = {**FUSED_KERNELS, **TENSOR_KERNELS, **QUANTISED_KERNELS}

@@ -4,7 +4,7 @@
 What each takes is written in abi.h.
 """
 
-from libc.stdint cimport INT8_MAX, INT8_MIN, INT16_MAX, INT16_MIN, INT32_MAX, INT32_MIN, INT64_MAX, INT64_MIN, UINT8_MAX
+from libc.stdint cimport INT8_MAX, INT8_MIN, INT16_MAX, INT16_MIN, INT32_MAX, INT32_MIN, INT64_MAX, INT64_MIN, UINT8_MAX, UINT16_MAX, UINT32_MAX
 from libc.stdint cimport int8_t, int16_t, int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcpy
 
@@ -20,7 +20,7 @@ cdef extern from "abi.h":
         GS_RED_MAX, GS_RED_MIN, GS_RED_PROD, GS_RED_SUM_SQUARE
         GS_CMP_EQUAL, GS_CMP_NOT_EQUAL, GS_CMP_LESS, GS_CMP_LESS_EQUAL, GS_CMP_AND
         GS_SCATTER_SET, GS_SCATTER_ADD, GS_SCATTER_MUL, GS_SCATTER_MIN
-        GS_T_BOOL, GS_T_U8, GS_T_I8, GS_T_I16, GS_T_I32, GS_T_I64, GS_T_F16, GS_T_F32, GS_T_F64
+        GS_T_BOOL, GS_T_U8, GS_T_I8, GS_T_I16, GS_T_I32, GS_T_I64, GS_T_F16, GS_T_F32, GS_T_F64, GS_T_U16, GS_T_U32
 
 cdef extern from *:
     """
@@ -29,7 +29,7 @@ cdef extern from *:
     typedef uint16_t gs_half;
     """
     ctypedef char gs_bool                                # not uint8_t: a fused type takes equal types for one
-    ctypedef uint16_t gs_half
+    ctypedef short gs_half                               # nor uint16_t
 
 include "walk.pxi"
 
@@ -114,7 +114,9 @@ ctypedef fused source_t:
     gs_bool
     uint8_t
     int8_t
+    uint16_t
     int16_t
+    uint32_t
     int32_t
     int64_t
     gs_half
@@ -125,7 +127,9 @@ ctypedef fused target_t:
     gs_bool
     uint8_t
     int8_t
+    uint16_t
     int16_t
+    uint32_t
     int32_t
     int64_t
     gs_half
@@ -196,8 +200,12 @@ cdef inline void store_real(target_t *y, double x) noexcept nogil:
         y[0] = <uint8_t><int32_t>clamp(x, 0, UINT8_MAX)
     elif target_t is int8_t:
         y[0] = <int8_t><int32_t>clamp(x, INT8_MIN, INT8_MAX)
+    elif target_t is uint16_t:
+        y[0] = <uint16_t><int32_t>clamp(x, 0, UINT16_MAX)
     elif target_t is int16_t:
         y[0] = <int16_t><int32_t>clamp(x, INT16_MIN, INT16_MAX)
+    elif target_t is uint32_t:
+        y[0] = <uint32_t><int64_t>clamp(x, 0, UINT32_MAX)
     elif target_t is int32_t:
         y[0] = <int32_t>clamp(x, INT32_MIN, INT32_MAX)
     elif x >= 9223372036854775808.0:                     # 2**63 is a double, INT64_MAX is not
@@ -236,6 +244,10 @@ cdef void convert_to(const source_t *x, void *y, Py_ssize_t count, Py_ssize_t ta
         convert[source_t, gs_half](x, <gs_half *>y, count)
     elif target == GS_T_F32:
         convert[source_t, float](x, <float *>y, count)
+    elif target == GS_T_U16:
+        convert[source_t, uint16_t](x, <uint16_t *>y, count)
+    elif target == GS_T_U32:
+        convert[source_t, uint32_t](x, <uint32_t *>y, count)
     else:
         convert[source_t, double](x, <double *>y, count)
 
@@ -260,6 +272,10 @@ cdef int cast(gs_args *args) noexcept nogil:
         convert_to[gs_half](<const gs_half *>x, y, count, target)
     elif source == GS_T_F32:
         convert_to[float](<const float *>x, y, count, target)
+    elif source == GS_T_U16:
+        convert_to[uint16_t](<const uint16_t *>x, y, count, target)
+    elif source == GS_T_U32:
+        convert_to[uint32_t](<const uint32_t *>x, y, count, target)
     else:
         convert_to[double](<const double *>x, y, count, target)
     return GS_OK

@@ -75,6 +75,24 @@
  * scatter     p[0] updates (count, inner) dense  p[1] places int64 (count), checked before  p[4] y, changed there in order
  *             n[0] count  n[1] inner  n[2] GS_SCATTER_*  n[3] GS_T_I64, GS_T_F32 or GS_T_F64  n[4] bytes per element; with
  *             GS_SCATTER_SET any type
+ *
+ * Quantised numbers: an integer q stands for (q - zero) * scale. `zero` is int32, dense, one for each channel, or NULL for 0.
+ * quantise    y = rint(x / scale) + zero, held in y's range (NaN: its least)   p[0] x (outer, channels, inner) dense
+ *             p[1] scale (channels)  p[2] zero  p[4] y dense   n[0] outer  n[1] channels  n[2] inner
+ *             n[3] GS_T_U8, GS_T_I8, GS_T_U16 or GS_T_I16
+ * dequantise  y = (q - zero) * scale   p[0] q (outer, channels, inner) dense  p[1] scale  p[2] zero  p[4] y dense
+ *             n[0..2] as above  n[3] the same or GS_T_I32
+ * centre      y = q - zero in int16   p[0] q uint8 or int8 (outer, channels, inner) dense  p[2] zero  p[4] y dense
+ *             n[0..2] as above  n[3] GS_T_U8 or GS_T_I8
+ * quantise_dynamically  into uint8, with the range of x and 0 as scale and zero   p[0] x (count) dense  p[4] y uint8
+ *             p[5] scale (1)  p[6] zero int32 (1)   n[0] count
+ * matmul_i16  y = a @ b' in int32, wrapping   p[0] a (batch, M, K) int16  p[1] b (batch, N, K) int16  p[4] y dense
+ *             n[0] batch n[1] M n[2] N n[3] K  n[4] a batch, n[5] b batch, n[6] a row, n[7] b row stride; rows are dense
+ * quantised_lstm  ONNX Runtime's DynamicQuantizeLSTM behind its product with x: h is quantised at every step, with the
+ *             range of all its rows   p[0] products (T, B, 4H) dense, gates i o f c  p[1] r int16 (4H, H) dense, zero
+ *             taken off  p[2] h0  p[3] c0  p[4] y  p[5] hn  p[6] cn, as in lstm  p[7] peepholes (3, H) dense, i o f, or NULL
+ *             p[8] bias (4H) dense or NULL  p[9] scratch: 4*H + B*H reals  p[10] lengths int32 (B) or NULL
+ *             p[11] scale of r (4H)   n[0] T  n[1] B  n[3] H  n[7] n[8] y strides  n[9] reverse  n[12..15] and f as in lstm
  */
 #ifndef GATESTEP_ABI_H
 #define GATESTEP_ABI_H
@@ -133,6 +151,7 @@ enum {
 enum { GS_RED_SUM, GS_RED_MEAN, GS_RED_MAX, GS_RED_MIN, GS_RED_PROD, GS_RED_L2, GS_RED_SUM_SQUARE, GS_RED_COUNT };
 enum { GS_CMP_EQUAL, GS_CMP_NOT_EQUAL, GS_CMP_LESS, GS_CMP_LESS_EQUAL, GS_CMP_AND, GS_CMP_OR, GS_CMP_COUNT };
 enum { GS_SCATTER_SET, GS_SCATTER_ADD, GS_SCATTER_MUL, GS_SCATTER_MIN, GS_SCATTER_MAX, GS_SCATTER_COUNT };
-enum { GS_T_BOOL, GS_T_U8, GS_T_I8, GS_T_I16, GS_T_I32, GS_T_I64, GS_T_F16, GS_T_F32, GS_T_F64, GS_T_COUNT };
+enum { GS_T_BOOL, GS_T_U8, GS_T_I8, GS_T_I16, GS_T_I32, GS_T_I64, GS_T_F16, GS_T_F32, GS_T_F64,
+       GS_T_U16, GS_T_U32, GS_T_COUNT };
 
 #endif

@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 
 #: Codes of `cast` for the element types that run-time values can have.
 CAST_CODES = {
-    name: code for code, name in enumerate("bool uint8 int8 int16 int32 int64 float16 float32 float64".split())
+    name: code
+    for code, name in enumerate("bool uint8 int8 int16 int32 int64 float16 float32 float64 uint16 uint32".split())
 }
 
 

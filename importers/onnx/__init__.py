@@ -28,6 +28,7 @@ from ...engine.graph import Dim, Graph
 from . import proto as onnx
 from .control import depended_on
 from .exporters import chosen, warn
+from .floating import in_float
 from .forms import Translation
 from .ops import OPS
 from .reader import FileNode, OnnxFile, Source, open_model, read_file
@@ -88,7 +89,7 @@ def read_onnx(
         translation.translate(node)
     _declare_outputs(translation, wanted)
     warn(translation)
-    return graph
+    return in_float(graph) if "dequantize" in fixes else graph
 
 
 def _names(file: OnnxFile, argument: str, names: Sequence[str] | None) -> list[str] | None:

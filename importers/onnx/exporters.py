@@ -17,6 +17,7 @@ __all__ = ["FIXES", "chosen", "refuse_lost_projection", "resets_after", "warn"]
 #: What `load(..., fix=...)` can be, and what each does.
 FIXES = {
     "torch-gru": "GRU nodes reset after the product, as PyTorch's do (linear_before_reset=1)",
+    "dequantize": "quantised operators run in floating point on the dequantised weights, so that they stream",
 }
 
 

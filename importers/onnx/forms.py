@@ -132,7 +132,7 @@ class Translation:
 
     def translate(self, node: FileNode) -> None:
         """Add what `node` computes to the graph."""
-        forms = self.table.get(node.op) if node.domain == "" else None
+        forms = self.table.get(f"{node.domain}.{node.op}" if node.domain else node.op)
         if forms is None:
             domain = "" if node.domain == "" else f" of domain {node.domain!r}"
             raise UnsupportedModelError(
@@ -142,7 +142,7 @@ class Translation:
                 hint="Cut the part of the model that you need with inputs=[...] and outputs=[...]",
             )
         if node.version is None:
-            raise self.file.damaged(f"the file imports no operator set of domain {DOMAIN!r}", node)
+            raise self.file.damaged(f"the file imports no operator set of domain {node.domain or DOMAIN!r}", node)
         form = next((form for form in reversed(forms) if form.since <= node.version), None)
         if form is None:
             raise self.file.damaged(
@@ -353,9 +353,13 @@ def _result_dtype(
         return attrs["to"]  # type: ignore[no-any-return]
     if op == "ConstantOfShape":
         return attrs["value"].dtype  # type: ignore[no-any-return]
+    if op == "QuantizeLinear":
+        return attrs["dtype"]  # type: ignore[no-any-return]
+    if op in ("MatMulInteger", "ConvInteger"):
+        return np.dtype(np.int32)
     if not inputs:
         return None
-    return translation.dtype(inputs[{"Where": 1, "OneHot": 2}.get(op, 0)])
+    return translation.dtype(inputs[{"Where": 1, "OneHot": 2, "DequantizeLinear": 1}.get(op, 0)])
 
 
 def same(call: Call) -> None:

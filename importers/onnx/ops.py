@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from . import compositions, control, indexing, recurrent, windows
+from . import compositions, control, indexing, microsoft, quantised, recurrent, windows
 from .forms import (
     FLOAT,
     FLOATS,
@@ -189,6 +189,8 @@ OPS: dict[str, tuple[Form, ...]] = {
     **windows.FORMS,
     **indexing.FORMS,
     **compositions.FORMS,
+    **quantised.FORMS,
+    **microsoft.FORMS,
     **control.FORMS,
     # values that move
     "Transpose": (Form(7, same, attrs={"perm": Attr(INTS)}),),

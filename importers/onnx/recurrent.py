@@ -10,7 +10,7 @@ import numpy as np
 from .exporters import refuse_lost_projection, resets_after
 from .forms import FLOAT, FLOATS, INT, STRING, STRINGS, Attr, Call, Form, flag, single
 
-__all__ = ["FORMS"]
+__all__ = ["ATTRS", "FORMS", "activations", "clip"]
 
 #: ONNX name -> (takes alpha, takes beta, default alpha, default beta)
 ACTIVATIONS = {
@@ -42,15 +42,12 @@ def recurrent(call: Call) -> None:
     _check_weights(call, len(gates), directions, hidden)
     if lengths and call.dtype(4) not in (None, np.dtype(np.int32)):
         raise call.damaged(f"input sequence_lens is {call.dtype(4)}, not int32")
-    clip = attrs["clip"]
-    if clip is not None and not clip > 0:
-        raise call.unsupported("is not a positive number", "clip", clip)
     given: dict[str, Any] = {
         "hidden_size": hidden,
         "direction": attrs["direction"],
         "gates": gates,
-        "activations": _activations(call, directions),
-        "clip": None if clip is None or math.isinf(clip) else clip,
+        "activations": activations(call, op, directions),
+        "clip": clip(call),
     }
     if op == "LSTM":
         refuse_lost_projection(call, hidden, c0)
@@ -71,6 +68,14 @@ def recurrent(call: Call) -> None:
         for k, (name, value) in enumerate(zip(names, made, strict=True)):
             if name:
                 call.add("Transpose", (value,), (name,), perm=(1, 0, 2) if k else (2, 0, 1, 3))
+
+
+def clip(call: Call) -> float | None:
+    """The limit of what goes into the activations."""
+    limit = call.attrs["clip"]
+    if limit is not None and not limit > 0:
+        raise call.unsupported("is not a positive number", "clip", limit)
+    return None if limit is None or math.isinf(limit) else float(limit)
 
 
 def _hidden_size(call: Call, w: str, r: str, gates: int) -> int:
@@ -114,8 +119,8 @@ def _check_weights(call: Call, gates: int, directions: int, hidden: int) -> None
             )
 
 
-def _activations(call: Call, directions: int) -> tuple[tuple[str, float, float], ...]:
-    op = call.node.op
+def activations(call: Call, op: str, directions: int) -> tuple[tuple[str, float, float], ...]:
+    """Name, alpha and beta of every activation of the cell `op`."""
     defaults = _CELLS[op][1]
     names = call.attrs["activations"] or defaults * directions
     count = len(defaults) * directions
@@ -149,15 +154,19 @@ def _activations(call: Call, directions: int) -> tuple[tuple[str, float, float],
     return tuple(result)
 
 
+#: What every cell has.
+ATTRS = {
+    "activations": Attr(STRINGS),
+    "activation_alpha": Attr(FLOATS),
+    "activation_beta": Attr(FLOATS),
+    "clip": Attr(FLOAT),
+    "direction": Attr(STRING, "forward", choices=("forward", "reverse", "bidirectional")),
+    "hidden_size": Attr(INT),
+}
+
+
 def _forms(op: str) -> tuple[Form, ...]:
-    attrs = {
-        "activations": Attr(STRINGS),
-        "activation_alpha": Attr(FLOATS),
-        "activation_beta": Attr(FLOATS),
-        "clip": Attr(FLOAT),
-        "direction": Attr(STRING, "forward", choices=("forward", "reverse", "bidirectional")),
-        "hidden_size": Attr(INT),
-    }
+    attrs = dict(ATTRS)
     if op == "LSTM":
         attrs["input_forget"] = flag()
     elif op == "GRU":

@@ -93,6 +93,8 @@ def load(
     fix : str or sequence of str, optional
         What to mend of an ONNX file that is known to be wrong; loading one warns with a `ModelWarning` that names the
         fix. ``"torch-gru"``: GRUs that PyTorch exported with ``linear_before_reset=0`` compute with 1.
+        ``"dequantize"``: quantised operators run in floating point, on the weights that their integers stand for. What
+        mixes frames only by a scale over the whole recording (`DynamicQuantizeLSTM`) then streams.
     backend : {"auto", "cython", "numba"}
         Who compiled the kernels. "auto" is "cython"; "numba" needs the extra of that name.
     dtype : {"float32", "float64"}, optional

@@ -15,7 +15,7 @@ from gatestep.engine.lowering import Instruction
 from gatestep.engine.values import Buffer, View
 from gatestep.kernels import _plumbing, kernel_set
 
-F32, I64, I32, U1 = (np.dtype(kind) for kind in (np.float32, np.int64, np.int32, np.uint8))
+F32, I64, I32, I16, U1 = (np.dtype(kind) for kind in (np.float32, np.int64, np.int32, np.int16, np.uint8))
 SIX = (1, 1, 1, 1)
 
 
@@ -73,11 +73,23 @@ CALLS: dict[str, tuple[dict[int, Any], list[int], int | None]] = {
     "element_index": ({0: (I64, 3, 4), 4: (I64, 3, 4)}, [2, *padded(3, 4), *padded(0, 1), 4, 3], None),
     "tuple_index": ({0: (I64, 5, 2), 4: (I64, 5)}, [5, 2, 9, *padded(3, 3)], None),
     "scatter": ({0: (F32, 5, 4), 1: (I64, 5), 4: (F32, 9, 4)}, [5, 4, 0, 7, 4], None),
+    "quantise": ({0: (F32, 2, 3, 4), 1: (F32, 3), 2: (I32, 3), 4: (U1, 2, 3, 4)}, [2, 3, 4, 1], None),
+    "dequantise": ({0: (U1, 2, 3, 4), 1: (F32, 3), 2: (I32, 3), 4: (F32, 2, 3, 4)}, [2, 3, 4, 1], None),
+    "centre": ({0: (U1, 2, 3, 4), 2: (I32, 3), 4: (I16, 2, 3, 4)}, [2, 3, 4, 1], None),
+    "quantise_dynamically": ({0: (F32, 5), 4: (U1, 5), 5: (F32, 1), 6: (I32, 1)}, [5], None),
+    "matmul_i16": ({0: (I16, 2, 3, 4), 1: (I16, 2, 5, 4), 4: (I32, 2, 3, 5)}, [2, 3, 5, 4, 12, 20, 4, 4], None),
+    "quantised_lstm": (
+        {0: (F32, T, B, 4 * H), **STATES, 3: (F32, B, H), 6: (F32, B, H), 9: (F32, 4 * H + B * H), 11: (F32, 4 * H)},
+        [T, B, 0, H, 0, 0, 0, B * H, H, 0, 0, 0, 1, 2, 2, 0],
+        4 * H * H,
+    ),
 }
 #: Sizes that lie in no memory of their own: flags, codes, limits, and what the kernel checks as it runs.
 FREE = {
     **dict.fromkeys(("lstm", "gru", "rnn"), range(9, 16)),
     **dict.fromkeys(("binary", "binary_i64", "where"), (0,)),
+    **dict.fromkeys(("quantise", "dequantise", "centre"), (3,)),
+    "quantised_lstm": (2, 4, 5, 6, *range(9, 16)),
     **dict.fromkeys(("cast", "check_range"), (1, 2)),
     **dict.fromkeys(("reduce_i64", "softmax"), (2,)),
     "compare": (0, 20),

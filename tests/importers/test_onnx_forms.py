@@ -263,13 +263,13 @@ def test_nodes_that_no_output_needs_are_left_out() -> None:
 
 # ---------------------------------------------------------------------- what is refused, and how it is said
 def test_unknown_operator_names_all() -> None:
-    node = helper.make_node("FusedConv", ["x"], ["y"], name="front/conv", domain="com.microsoft")
+    node = helper.make_node("NhwcFusedConv", ["x"], ["y"], name="front/conv", domain="com.microsoft")
     model = make([node], imports=[helper.make_opsetid("com.microsoft", 1)])
     with pytest.raises(UnsupportedModelError) as caught:
         read_onnx(model, name="speech.onnx")
     error = caught.value
-    assert (error.source, error.node) == ("speech.onnx", "FusedConv 'front/conv'")
-    for part in ("speech.onnx", "FusedConv 'front/conv'", "com.microsoft", "inputs=", "outputs="):
+    assert (error.source, error.node) == ("speech.onnx", "NhwcFusedConv 'front/conv'")
+    for part in ("speech.onnx", "NhwcFusedConv 'front/conv'", "com.microsoft", "inputs=", "outputs="):
         assert part in str(error)
 
 
