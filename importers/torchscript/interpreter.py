@@ -12,8 +12,10 @@ from collections.abc import Sequence
 from typing import Any
 
 from ...engine.errors import GatestepError, ModelFormatError, UnsupportedModelError
+from ..aten import SymInt
 from ..torch_tensors import TensorRef
 from ..unpickle import Inert
+from .loops import Loop, assigned
 from .objects import ScriptArchive
 from .operators import Operators
 from .shapes import Shapes
@@ -26,6 +28,8 @@ __all__ = ["Interpreter"]
 MOST_STEPS = 300_000
 #: Calls within calls.
 MOST_CALLS = 48
+#: Operators that change a list.
+_WRITES = frozenset("append extend insert pop clear reverse remove sort _set_item Delete RaiseException".split())
 _GRAD_MODES = ("no_grad", "enable_grad", "set_grad_enabled", "inference_mode")
 
 
@@ -59,6 +63,8 @@ class Interpreter:
         #: Attributes that the program set: object and name.
         self.written: dict[tuple[Inert, str], None] = {}
         self.constants: dict[int, Any] = {}
+        #: Inputs that are numbers, which the caller may bind.
+        self.numbers: list[str] = []
 
     # ------------------------------------------------------------------ errors
     @property
@@ -117,7 +123,12 @@ class Interpreter:
             self.steps += 1
             if self.steps > MOST_STEPS:
                 raise self.unsupported(f"its program takes more than {MOST_STEPS} steps")
-            self.statement(statement, env)
+            try:
+                self.statement(statement, env)
+            except (GatestepError, _Return):
+                raise
+            except (TypeError, ValueError, IndexError, KeyError, ArithmeticError, AttributeError) as error:
+                raise self.damaged(f"{type(statement).__name__}: {error or type(error).__name__}") from error
 
     def statement(self, node: ast.stmt, env: dict[str, Any]) -> None:
         match node:
@@ -136,8 +147,7 @@ class Interpreter:
             case ast.For(target=ast.Name(id=name), iter=ast.Call(func=ast.Name(id="range"), args=[count]), body=body):
                 self.count(name, self.value(count, env), body, env)
             case ast.While(test=test, body=body):
-                while self.known_truth(self.value(test, env), "a loop"):
-                    self.block(body, env)
+                self.repeat(test, body, env)
             case ast.With(items=[ast.withitem(context_expr=context)], body=body):
                 thing = self.value(context, env)
                 if not isinstance(thing, Inert) or thing.kind.rpartition(".")[2] not in _GRAD_MODES:
@@ -151,6 +161,7 @@ class Interpreter:
             case ast.Name(id=name):
                 env[name] = value
             case ast.Tuple(elts=parts) | ast.List(elts=parts):
+                value = self.operators.unpacked(value, len(parts))
                 if not isinstance(value, (tuple, list)) or len(value) != len(parts):
                     raise self.damaged(f"{len(parts)} names for what is not as many values")
                 for part, each in zip(parts, value, strict=True):
@@ -169,6 +180,8 @@ class Interpreter:
                 raise self.unsupported(f"an assignment to {type(target).__name__}")
 
     def branch(self, test: Any, body: Sequence[ast.stmt], orelse: Sequence[ast.stmt], env: dict[str, Any]) -> None:
+        if isinstance(test, Var):
+            test = self.operators.call("Bool", [test], {}, self.where)
         if not isinstance(test, Unknown):
             return self.block(body if self.known_truth(test, "a condition") else orelse, env)
         # A program that raises an exception says what it expects.
@@ -177,7 +190,7 @@ class Interpreter:
                 for one, two in facts:
                     self.shapes.equal(one, two)
                 return self.block(other, env)
-        if all(isinstance(statement, (ast.Assign, ast.Pass)) for statement in (*body, *orelse)):
+        if all(_only_names(statement) for statement in (*body, *orelse)):
             one, two = dict(env), dict(env)
             self.block(body, one)
             self.block(orelse, two)
@@ -199,10 +212,10 @@ class Interpreter:
         raise self.undecided(f"the condition that decides what {name[:80]!r} is")
 
     def undecided(self, what: str) -> UnsupportedModelError:
+        bound = f"Say its numbers: bind={{{', '.join(f'{name!r}: ...' for name in self.numbers[:8])}}}; or export"
         return self.unsupported(
             f"{what} is not known before the model is called",
-            hint="If it depends on a number that is an input, say it: bind={'name': value}; else export the model with "
-            "torch.export or torch.jit.trace",
+            f"{bound if self.numbers else 'Export'} the model with torch.export or torch.jit.trace",
         )
 
     def known_truth(self, value: Any, what: str) -> bool:
@@ -213,10 +226,30 @@ class Interpreter:
         return bool(value)
 
     def count(self, name: str, count: Any, body: Sequence[ast.stmt], env: dict[str, Any]) -> None:
+        if isinstance(count, SymInt):
+            loop = Loop(self.operators, env, assigned(body), lambda inside: self.block(body, inside), self.unsupported)
+            loop.run(count, name)
+            return
         if not isinstance(count, int):
             raise self.undecided("the number of turns of a loop")
         for turn in range(count):
             env[name] = turn
+            self.block(body, env)
+
+    def repeat(self, test: ast.expr, body: Sequence[ast.stmt], env: dict[str, Any]) -> None:
+        """A loop with a condition: unrolled as long as that is known."""
+
+        def turn(inside: dict[str, Any]) -> Any:
+            self.block(body, inside)
+            return self.value(test, inside)
+
+        while True:
+            more = self.value(test, env)
+            if isinstance(more, Unknown) and more.tensor is not None:
+                Loop(self.operators, env, assigned(body), turn, self.unsupported).run(None, None, more)
+                return
+            if not self.known_truth(more, "a loop"):
+                return None
             self.block(body, env)
 
     # ------------------------------------------------------------------ expressions
@@ -299,11 +332,15 @@ class Interpreter:
         if name not in held:
             if name not in thing.state and missing is ...:
                 raise self.damaged(f"{thing.kind[:80]!r} has no attribute {name[:80]!r}")
-            path = f"{self.paths.get(thing, '')}.{name}".lstrip(".")
+            path = self.path(thing, name)
             held[name] = self.held(thing.state.get(name), path)
             if isinstance(held[name], Inert):
                 self.paths.setdefault(held[name], path)
         return held[name]
+
+    def path(self, thing: Inert, name: str) -> str:
+        """Where an attribute lies in the module."""
+        return f"{self.paths.get(thing, '')}.{name}".lstrip(".")
 
     def held(self, value: Any, path: str) -> Any:
         """A value of the archive, as the program sees it."""
@@ -368,12 +405,7 @@ class Interpreter:
             raise Raised(f"{self.archive.name}: {self.where[:120]!r} raises an exception: {str(said)[:200]}")
         if path[:-1] not in (("torch",), ("ops", "prim"), ("ops", "aten")):
             raise self.unsupported(f"the operator {'.'.join(path)[:80]!r} is not one of PyTorch's own")
-        try:
-            return self.operators.call(path[-1], arguments, named, self.where)
-        except GatestepError:
-            raise
-        except (TypeError, ValueError, IndexError, KeyError, ArithmeticError) as error:
-            raise self.damaged(f"{'.'.join(path)[:80]}: {error}") from error
+        return self.operators.call(path[-1], arguments, named, self.where)
 
     def builtin(self, name: str, node: ast.Call, env: dict[str, Any]) -> Any:
         """What TorchScript writes like a function of Python."""
@@ -409,3 +441,24 @@ def _raises(statement: ast.stmt) -> bool:
         case ast.Expr(value=ast.Call(func=ast.Attribute() as function)):
             return _path(function) == ("ops", "prim", "RaiseException")
     return False
+
+
+def _only_names(statement: ast.stmt) -> bool:
+    """Whether a statement does nothing but give names to what operators compute."""
+    match statement:
+        case ast.Pass():
+            return True
+        case ast.Assign(targets=[ast.Name() | ast.Tuple()], value=value):
+            calls = (node.func for node in ast.walk(value) if isinstance(node, ast.Call))
+            return all(_is_pure(function) for function in calls)
+    return False
+
+
+def _is_pure(function: ast.expr) -> bool:
+    """Whether a call changes nothing: an operator that does not write into its arguments."""
+    if isinstance(function, ast.Name):
+        return True
+    path = _path(function)
+    name = path[-1] if path else ""
+    writes = name in _WRITES or (name.endswith("_") and not name.endswith("__"))
+    return path[:1] in (("torch",), ("ops",)) and not writes

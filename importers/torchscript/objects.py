@@ -102,9 +102,10 @@ class ScriptArchive:
         )
 
     def _check_version(self, archive: Archive, folder: str) -> None:
-        name = f"{folder}version"
-        if name not in archive.entries:
+        names = [name for name in (f"{folder}version", f"{folder}.data/version") if name in archive.entries]
+        if not names:
             raise ModelFormatError(f"{self.name}: a TorchScript archive without a version")
+        (name, *_) = names
         version = archive.read(name).strip()
         if not version.isdigit() or len(version) > 9:
             raise ModelFormatError(f"{self.name}: the archive's version is {version[:20]!r}")

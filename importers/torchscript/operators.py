@@ -14,15 +14,16 @@ from ..torch_tensors import TensorRef
 from .demands import Demands
 from .objects import ScriptArchive
 from .plain import ARITHMETIC, PLAIN, key
+from .scopes import Scopes
 from .shapes import Shapes
-from .values import Fact, Rank, Size, Unknown, Var
+from .values import Appended, Fact, Past, Rank, Size, Stacked, Unknown, Var
 
 __all__ = ["Operators"]
 
 #: Operators whose result shows the memory of their first argument, and how a write into the result goes back.
 _VIEWS = frozenset(
     "select slice narrow transpose t permute squeeze unsqueeze view movedim swapaxes unbind chunk split "
-    "split_with_sizes detach alias data expand expand_as unflatten diagonal".split()
+    "split_with_sizes detach alias expand expand_as unflatten diagonal".split()
 )
 #: Operators that may give a view or a copy, as PyTorch sees fit.
 _MAYBE_VIEWS = frozenset("contiguous reshape flatten to dropout feature_dropout alpha_dropout type_as cpu cuda".split())
@@ -45,23 +46,53 @@ class Operators:
     key = staticmethod(key)
 
     def __init__(self, aten: Aten, archive: ScriptArchive, shapes: Shapes) -> None:
-        self.aten, self.archive, self.shapes = aten, archive, shapes
+        self.archive, self.shapes = archive, shapes
+        self.scopes = Scopes(aten)
         self.demands = Demands(aten, shapes)
         self.progress = 0
+        self.where = ""
         self._stored: dict[TensorRef, Tensor] = {}
         self._sizes: dict[tuple[str, int], Size] = {}
         self._sources: dict[str, Tensor] = {}
 
+    @property
+    def aten(self) -> Aten:
+        """What adds to the graph that the program is within at present."""
+        return self.scopes.aten
+
+    def tensor(self, value: Any) -> Tensor:
+        """A tensor, size or truth value as the present graph has it."""
+        if isinstance(value, Var):
+            return self.scopes.here(value.read())
+        if isinstance(value, SymInt):
+            return Tensor(self.size(value).name, np.dtype(np.int64), ())
+        if not isinstance(value, Unknown) or value.tensor is None:
+            raise TypeError("a truth value that is not known")
+        return self.scopes.here(value.tensor)
+
+    def size(self, value: Any) -> Any:
+        """A number, or a size as the present graph has it."""
+        if isinstance(value, Past):
+            raise TypeError("a size of an earlier call")
+        return self.scopes.size(value) if isinstance(value, SymInt) else value
+
     def stored(self, ref: TensorRef, path: str) -> Var:
         """A tensor of the file."""
         if ref not in self._stored:
-            self._stored[ref] = self.aten.constant(self.archive.array(ref, path))
+            self._stored[ref] = self.scopes.stack[0].aten.constant(self.archive.array(ref, path))
         return Var(self._stored[ref])
 
     # ------------------------------------------------------------------ one call
     def call(self, name: str, args: list[Any], kwargs: dict[str, Any], where: str) -> Any:
         """An operator, ``torch.NAME`` or ``ops.prim.NAME``, on values of the program."""
         self.progress += 1
+        self.where = where
+        if name != "append" and any(isinstance(value, Appended) for value in args):
+            raise UnsupportedModelError(
+                f"a loop reads ({name[:80]}) a list that it appends to",
+                source=self.aten.source,
+                node=f"code of {where!r}",
+            )
         special = _SPECIAL.get(name)
         if special is not None:
             return special(self, *args, **kwargs)
@@ -92,7 +123,7 @@ class Operators:
     def _number(self, value: Any) -> Any:
         """A tensor without axes that is a constant, as the number it is."""
         if isinstance(value, Var):
-            array = self.aten.known(value.read())
+            array = self.aten.known(self.tensor(value))
             return value if array is None or array.shape else array.item()
         return value
 
@@ -101,6 +132,8 @@ class Operators:
         """``thing[index]``."""
         if isinstance(thing, dict):
             return thing[key(index)]
+        if isinstance(thing, Stacked):
+            return self._lowered("select", [thing.whole, thing.axis, index], {}, self.where)
         if not isinstance(thing, (list, tuple)) or not isinstance(index, int):
             raise UnsupportedModelError(
                 f"an element {type(index).__name__} of a {type(thing).__name__}", source=self.aten.source
@@ -129,11 +162,13 @@ class Operators:
     def _on___isnot__(self, one: Any, other: Any) -> bool:
         return one is not other
 
-    def _on___contains__(self, holder: Any, value: Any) -> bool:
+    def _on___contains__(self, holder: Any, value: Any) -> Any:
         if isinstance(holder, dict):
             return key(value) in holder
-        if isinstance(value, (SymInt, Var)) or not isinstance(holder, (list, tuple, str)):
-            raise TypeError("a search for what is not known")
+        if isinstance(value, (SymInt, Var)):
+            return Unknown()
+        if not isinstance(holder, (list, tuple, str)):
+            raise TypeError("a search in what is no list")
         if isinstance(value, Rank) and not self.shapes.loose and value in holder and value != max(holder):
             # A layer that takes one sequence or a batch of them: mostly it gets a batch.
             raise self.shapes.misfit("a layer gets a single sequence instead of a batch")
@@ -150,10 +185,10 @@ class Operators:
 
     # ------------------------------------------------------------------ what tensors are
     def _on_dim(self, x: Var) -> Rank:
-        return Rank(self.aten.rank(x.read()))
+        return Rank(self.aten.rank(self.tensor(x)))
 
     def _on_size(self, x: Var, dim: int | None = None) -> Any:
-        tensor = x.read()
+        tensor = self.tensor(x)
         if dim is None:
             return [self._size(tensor, axis) for axis in range(self.aten.rank(tensor))]
         return self._size(tensor, self.aten.axis(tensor, dim))
@@ -172,6 +207,8 @@ class Operators:
         return self._sizes[tensor.name, axis]
 
     def _on_len(self, x: Any) -> Any:
+        if isinstance(x, Stacked):
+            return self._on_size(x.whole, x.axis)
         return self._on_size(x, 0) if isinstance(x, Var) else len(x)
 
     def _on_dtype(self, x: Var) -> int:
@@ -195,7 +232,7 @@ class Operators:
             return int(value)
         if isinstance(value, SymInt):
             return value
-        whole = self.aten.cast(value.read(), np.dtype(np.int64))
+        whole = self.aten.cast(self.tensor(value), np.dtype(np.int64))
         return SymInt(self.aten.node("Reshape", [whole, self.aten.ints()], whole.dtype, (), allowzero=False).name)
 
     _on_IntImplicit = _on_Int
@@ -210,9 +247,11 @@ class Operators:
         value = self._number(value)
         if isinstance(value, (bool, int, float)):
             return bool(value)
+        if isinstance(value, Size) and value.dim:  # what is free in a shape is not nothing
+            return True
         if isinstance(value, SymInt):
-            return Unknown(self.aten.tensor(value, np.dtype(np.bool_)))
-        return value if isinstance(value, Unknown) else Unknown(self.aten.cast(value.read(), np.dtype(np.bool_)))
+            return Unknown(self.aten.tensor(self.size(value), np.dtype(np.bool_)))
+        return value if isinstance(value, Unknown) else Unknown(self.aten.cast(self.tensor(value), np.dtype(np.bool_)))
 
     def _on_eq(self, one: Any, other: Any) -> Any:
         return self._compared(one, other, "eq")
@@ -231,6 +270,7 @@ class Operators:
         for a, b in zip(ones, others, strict=False):
             if isinstance(a, SymInt) or isinstance(b, SymInt):
                 dims = tuple(self.shapes.resolved(v.dim) if isinstance(v, Size) else v for v in (a, b))
+                equal = equal and 0 not in dims  # what is free in a shape is not nothing
                 if dims[0] != dims[1]:
                     a, b = (None if isinstance(v, SymInt) or v == "" else v for v in dims)
                     facts.append((a, b))
@@ -239,10 +279,56 @@ class Operators:
         if not equal or not facts:
             return equal if name == "eq" else not equal
         plain = len(ones) == 1 and not isinstance(one, list)
-        tensor = self.aten.call(name, [one, other], {}, where="") if plain else None
+        tensor = self.aten.call(name, [self.size(one), self.size(other)], {}, where=self.where) if plain else None
         return Unknown(tensor, tuple(facts)) if name == "eq" else Unknown(tensor, (), tuple(facts))
 
+    # ------------------------------------------------------------------ lists that are tensors
+    def _on_append(self, values: Any, value: Any) -> Any:
+        if isinstance(values, Appended):
+            values.values.append(value)
+            return values
+        return PLAIN["append"](values, value)
+
+    def _on_unbind(self, x: Var, dim: int = 0) -> Any:
+        tensor = self.tensor(x)
+        axis = self.aten.axis(tensor, dim)
+        known = self.shapes.resolved(tensor.shape[axis]) if tensor.shape is not None else None
+        if isinstance(known, int):
+            return self._lowered("unbind", [x, dim], {}, self.where)
+        return Stacked(x, axis)
+
+    def _on_list(self, values: Any) -> Any:
+        return values if isinstance(values, Stacked) else list(values)
+
+    def unpacked(self, thing: Any, count: int) -> Any:
+        """A list that is given so many names, so that it has so many elements."""
+        if isinstance(thing, Stacked):
+            tensor = self.tensor(thing.whole)
+            if tensor.shape is not None:
+                self.shapes.equal(tensor.shape[thing.axis], count)
+            return [self.item(thing, k) for k in range(count)]
+        return thing
+
+    def _on_stack(self, tensors: Any, dim: int = 0) -> Any:
+        if not isinstance(tensors, Stacked):
+            return self._lowered("stack", [tensors, dim], {}, self.where)
+        return self._lowered("movedim", [tensors.whole, tensors.axis, dim], {}, self.where)
+
+    def _on_cat(self, tensors: Any, dim: int = 0) -> Any:
+        if not isinstance(tensors, Stacked):
+            return self._lowered("cat", [tensors, dim], {}, self.where)
+        rank = self.aten.rank(self.tensor(tensors.whole)) - 1
+        axis = dim % max(rank, 1)
+        whole = self._lowered("movedim", [tensors.whole, tensors.axis, axis], {}, self.where)
+        part = self._on_size(whole, axis + 1)
+        if part == 1:
+            return self._lowered("squeeze", [whole, axis + 1], {}, self.where)
+        return self._lowered("flatten", [whole, axis, axis + 1], {}, self.where)
+
     # ------------------------------------------------------------------ tensors
+    def _on_data(self, x: Var) -> Any:
+        return self._lowered("detach", [x], {}, self.where)
+
     def _on_to(self, x: Var, *rest: Any, **named: Any) -> Any:
         """To another type; to another device, which is no matter here."""
         kept = [value for value in rest if not isinstance(value, str)]
@@ -250,7 +336,7 @@ class Operators:
         return self._lowered("to", [x, *kept], named, "")
 
     def _on_copy_(self, x: Var, other: Any, non_blocking: bool = False) -> Var:
-        target, value = x.read(), other.read() if isinstance(other, Var) else other
+        target, value = self._read(x), self._read(other)
         made = self.aten.tensor(value, target.dtype)
         if made.shape != target.shape:
             made = self.aten.call("expand_as", [made, target], {}, where="copy_")
@@ -262,7 +348,12 @@ class Operators:
         values = [self._read(value) for value in args]
         named = {name: self._read(value) for name, value in kwargs.items()}
         self.demands.check(plain, values, named)
-        made = self._shaped(plain, values, self.aten.call(name, values, named, where=where))
+        try:
+            made = self._shaped(plain, values, self.aten.call(name, values, named, where=where))
+        except UnsupportedModelError as error:
+            if plain != name:
+                raise
+            return Var(Tensor("", np.dtype(np.float32), None), failed=error)
         if plain != name:
             if not isinstance(args[0], Var) or not isinstance(made, Tensor):
                 raise TypeError(f"{name} writes into what is no tensor")
@@ -271,15 +362,13 @@ class Operators:
         return self._wrapped(name, args, values, named, made, where)
 
     def _read(self, value: Any) -> Any:
-        if isinstance(value, Var):
-            return value.read()
+        if isinstance(value, (Var, Unknown)):
+            return self.tensor(value)
         if isinstance(value, (list, tuple)):
             return [self._read(part) for part in value]
-        if isinstance(value, Unknown):
-            if value.tensor is None:
-                raise TypeError("a truth value that is not known")
-            return value.tensor
-        if isinstance(value, (SymInt, Tensor, *_NO_TENSOR)):
+        if isinstance(value, SymInt):
+            return self.size(value)
+        if isinstance(value, _NO_TENSOR):
             return value
         raise TypeError(f"an argument that is a {type(value).__name__}")
 
@@ -312,7 +401,8 @@ class Operators:
         self, name: str, values: list[Any], named: dict[str, Any], pick: int | None, where: str
     ) -> Callable[[Tensor], Tensor]:
         def again(base: Tensor) -> Tensor:
-            made = self._shaped(name, values, self.aten.call(name, [base, *values[1:]], named, where=where))
+            below = self.scopes.here(base)
+            made = self._shaped(name, values, self.aten.call(name, [below, *values[1:]], named, where=where))
             result = made if pick is None else made[pick]
             assert isinstance(result, Tensor)
             return result
@@ -328,17 +418,22 @@ class Operators:
     ) -> Callable[[Tensor, Tensor], Tensor] | None:
         """How a write into a view changes what it is a view of."""
         rest = values[1:]
+
+        def call(name: str, base: Tensor, *more: Any) -> Any:
+            given = [self.scopes.here(value) if isinstance(value, Tensor) else value for value in (base, *more)]
+            return self.aten.call(name, given, named if len(given) > 2 or name == "transpose" else {}, where=name)
+
         if name in ("select", "slice"):
-            return lambda base, new: self.aten.call(f"{name}_scatter", [base, new, *rest], named, where=name)
+            return lambda base, new: call(f"{name}_scatter", base, new, *rest)
         if name == "unbind":
             dim = rest[0] if rest else named.get("dim", 0)
-            return lambda base, new: self.aten.call("select_scatter", [base, new, dim, pick], {}, where=name)
-        if name in ("detach", "alias", "data"):
+            return lambda base, new: call("select_scatter", base, new, dim, pick)
+        if name in ("detach", "alias"):
             return lambda base, new: new
         if name in ("transpose", "t"):
-            return lambda base, new: self.aten.call(name, [new, *rest], named, where=name)
+            return lambda base, new: call(name, new, *rest)
         if name == "unsqueeze":
-            return lambda base, new: self.aten.call("squeeze", [new, *rest], named, where=name)
+            return lambda base, new: call("squeeze", new, *rest)
         return None
 
     def _shaped(self, name: str, values: Sequence[Any], made: Any) -> Any:

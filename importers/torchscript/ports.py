@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import ast
 import dataclasses
-from collections.abc import Iterator, Mapping
+import re
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -54,9 +55,13 @@ class Inputs:
     ) -> None:
         self.archive, self.aten, self.shapes, self.bind, self.real = archive, aten, shapes, bind, real
         self.names: list[str] = []
+        #: Arguments that are numbers.
+        self.numbers: list[str] = []
+        #: Arguments that are tensors, or tuples of them, and None by default.
+        self.optional: list[str] = []
 
-    def arguments(self, function: Function) -> dict[str, Any]:
-        """What `forward` is called with."""
+    def arguments(self, function: Function, optional: Collection[str]) -> dict[str, Any]:
+        """What `forward` is called with, those `optional` arguments included."""
         signature = function.tree.args
         given = signature.args[1:]
         defaults = dict(zip((a.arg for a in reversed(given)), reversed(signature.defaults), strict=False))
@@ -65,23 +70,36 @@ class Inputs:
             name = argument.arg
             if name in self.bind:
                 made[name] = self.bound(name)
-            elif name not in defaults:
+            elif name not in defaults or name in optional:
                 made[name] = self.value(name, argument.annotation)
+            elif _may_be_state(argument.annotation) and ast.unparse(defaults[name]) == "None":
+                self.optional.append(name)
+        unknown = sorted(self.bind.keys() - {argument.arg for argument in given})
+        if unknown:
+            raise UnsupportedModelError(
+                "is no input of the model",
+                source=self.archive.name,
+                attribute="bind",
+                value=unknown[0],
+                hint=f"Inputs are {sorted(argument.arg for argument in given)}",
+            )
         return made
 
     def bound(self, name: str) -> Any:
         """An argument that the caller fixed."""
         value = np.asarray(self.bind[name])
+        self.names.append(name)  # the engine takes it away again
+        self.aten.input(name, value.shape, value.dtype)
         return value.item() if value.ndim == 0 else Var(self.aten.constant(value))
 
     def value(self, name: str, kind: ast.expr | None) -> Any:
         """One argument, of the type that the signature says."""
         match kind:
             case ast.Name(id="Tensor"):
-                self.names.append(name)
-                return _Input(self, name)
+                return self.tensor(name)
             case ast.Name(id=number) if number in _NUMBERS:
                 self.names.append(name)
+                self.numbers.append(name)
                 tensor = self.aten.input(name, (), _NUMBERS[number])
                 return {"int": SymInt(name), "bool": Unknown(tensor)}.get(number, Var(tensor))
             case ast.Subscript(value=ast.Name(id="Optional"), slice=inner):
@@ -95,6 +113,11 @@ class Inputs:
             attribute=name,
             hint="Script a module whose forward takes tensors, and tuples of them",
         )
+
+    def tensor(self, name: str) -> Var:
+        """An input that is a tensor."""
+        self.names.append(name)
+        return _Input(self, name)
 
     def declare(self, name: str) -> Tensor:
         """Make an input one of the graph."""
@@ -112,6 +135,12 @@ class Inputs:
         graph.inputs[:] = [have[name] for name in self.names]
 
 
+def _may_be_state(kind: ast.expr | None) -> bool:
+    """Whether an argument is an optional tensor, or an optional tuple of tensors."""
+    shown = "" if kind is None else ast.unparse(kind)
+    return shown == "Optional[Tensor]" or re.fullmatch(r"Optional\[Tuple\[Tensor(, Tensor)*\]\]", shown) is not None
+
+
 def flat(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:
     """The leaves of a result, with what they may be called."""
     if isinstance(value, Mapping):
@@ -125,14 +154,15 @@ def flat(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:
         yield name or "output", value
 
 
-def declare_outputs(aten: Aten, result: Any) -> None:
-    """Make what `forward` returns the outputs of the graph, nested tuples flattened."""
+def declare_outputs(aten: Aten, result: Any, states: Sequence[tuple[str, Any]]) -> None:
+    """Make what `forward` returns the outputs of the graph, nested tuples flattened, and `states` behind them."""
     graph = aten.graph
     leaves = list(flat(result))
     if isinstance(result, tuple) and len(result) == 2 and isinstance(result[1], tuple) and len(leaves) == 3:
         leaves = [(name, value) for name, (_, value) in zip(("output", "hn", "cn"), leaves, strict=True)]
     if not leaves:
         raise UnsupportedModelError("its forward returns nothing", source=aten.source)
+    leaves += states
     taken = {port.name for port in graph.inputs}
     renamed: dict[str, str] = {}
     for name, value in leaves:

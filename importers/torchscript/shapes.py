@@ -47,10 +47,15 @@ class Shapes:
         For messages.
     loose : bool
         Whether layers may be given a single sequence, image or frame where they usually get a batch.
+    ranks : tuple of int
+        Numbers of axes to try.
     """
 
     source: str
     loose: bool = False
+    ranks: tuple[int, ...] = RANKS
+    #: Shapes that are known from elsewhere.
+    given: dict[str, tuple[Dim, ...] | None] = field(default_factory=dict)
     dtypes: dict[str, np.dtype[Any]] = field(default_factory=dict)
     sums: dict[str, tuple[str, int]] = field(default_factory=dict)
     trail: list[_Step] = field(default_factory=list)
@@ -64,11 +69,14 @@ class Shapes:
         for step in self.trail:
             if step.name == name:
                 return int(step.value)
-        self.trail.append(_Step(name, RANKS[0], RANKS[1:]))
-        return RANKS[0]
+        self.trail.append(_Step(name, self.ranks[0], self.ranks[1:]))
+        return self.ranks[0]
 
     def shape(self, name: str) -> tuple[Dim, ...]:
         """The shape of an input."""
+        given = self.given.get(name)
+        if given is not None:
+            return tuple(self.resolved(dim) for dim in given)
         return tuple(self.resolved(f"{name}_{axis}") for axis in range(self.rank(name)))
 
     def resolved(self, dim: Dim) -> Dim:

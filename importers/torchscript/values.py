@@ -7,12 +7,13 @@ model is called; `Inert` is a module or another object. The rest is here.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
+from ...engine.errors import UnsupportedModelError
 from ..aten import SymInt, Tensor
 
-__all__ = ["Blank", "Fact", "Named", "Rank", "Size", "Unknown", "Var"]
+__all__ = ["Appended", "Blank", "Fact", "Named", "Past", "Rank", "Size", "Stacked", "Unknown", "Var"]
 
 #: Two sizes that are equal.
 Fact = tuple[Any, Any]
@@ -35,6 +36,8 @@ class Var:
         How the value of the base is made from that of the base and of the view; None where that is not possible.
     broken : str
         Why it cannot be read any more.
+    failed : Exception or None
+        Why there was never anything to read; what nothing reads does not matter.
     """
 
     tensor: Tensor
@@ -44,9 +47,12 @@ class Var:
     seen: int = 0
     version: int = 0
     broken: str = ""
+    failed: UnsupportedModelError | None = None
 
     def read(self) -> Tensor:
         """Its value, after what was written into its base."""
+        if self.failed is not None:
+            raise self.failed
         base = self.base
         if base is not None and self.made is not None and not (base.broken and base.version == self.seen):
             below = base.read()
@@ -82,6 +88,10 @@ class Size(SymInt):
     dim: str = ""
 
 
+class Past(Size):
+    """A size in an earlier call: it can be compared, and is nowhere in the graph."""
+
+
 @dataclass(frozen=True, eq=False)
 class Unknown:
     """A truth value that is known when the model is called.
@@ -111,3 +121,27 @@ class Named(tuple[Any, ...]):
 @dataclass(frozen=True)
 class Blank:
     """A variable that is declared and not set."""
+
+
+@dataclass(eq=False)
+class Stacked:
+    """A list of tensors that is one tensor, with the list along an axis.
+
+    Attributes
+    ----------
+    whole : Var
+    axis : int
+    length : int or SymInt or None
+        Of the list; None where that is the size of the axis.
+    """
+
+    whole: Var
+    axis: int
+    length: Any = None
+
+
+@dataclass(eq=False)
+class Appended:
+    """A list in the body of a loop that only appends to it."""
+
+    values: list[Any] = field(default_factory=list)

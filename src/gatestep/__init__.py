@@ -137,7 +137,7 @@ def load(
         }
         given |= {"states": states, "bind": bind, "dtype": dtype}
         return _load_file(source, given, backend, self_test)
-    graph = _read(source, spec, state_dict, inputs, outputs, fix)
+    graph = _read(source, spec, state_dict, inputs, outputs, fix, bind)
     return Model(graph, states=states, backend="cython" if backend == "auto" else backend, dtype=real, bind=bind)
 
 
@@ -148,6 +148,7 @@ def _read(
     inputs: Sequence[str] | None,
     outputs: Sequence[str] | None,
     fix: str | Sequence[str],
+    bind: Mapping[str, Any] | None,
 ) -> Graph:
     """The graph of a source, by what it holds."""
     from gatestep.importers import weights
@@ -159,7 +160,7 @@ def _read(
             raise ValueError("inputs= and outputs= name values of an ONNX graph; a weight file has none")
         if fix:
             raise ValueError(f"fix={fix!r} mends ONNX files; this is a weight file")
-        return weights.read_graph(source, spec=spec, state_dict=state_dict)
+        return weights.read_graph(source, spec=spec, state_dict=state_dict, bind=bind)
     if spec is not None or state_dict is not None:
         raise ValueError("spec= and state_dict= are for weight files; an ONNX model describes itself")
     from gatestep.importers.onnx import read_onnx

@@ -1,0 +1,180 @@
+"""From a program to a graph: evaluated until its inputs are known, and with what it keeps from call to call."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from ...engine.errors import GatestepError, ModelFormatError, UnsupportedModelError
+from ...engine.graph import Dim, Graph
+from ..aten import Aten, Tensor
+from ..torch_tensors import TensorRef
+from ..unpickle import Inert
+from .interpreter import Interpreter
+from .objects import ScriptArchive
+from .operators import Operators
+from .ports import Inputs, declare_outputs
+from .sameness import same
+from .shapes import Shapes
+from .source import Function
+from .values import Past, Size, Var
+
+__all__ = ["translated"]
+
+
+@dataclass
+class _Evaluated:
+    """A graph, and what the program left in the attributes of its modules."""
+
+    graph: Graph
+    kept: dict[tuple[Inert, str], Any]
+    optional: list[str]
+    paths: dict[tuple[Inert, str], str]
+
+
+@dataclass
+class _Kept:
+    """What an evaluation begins with besides the file: optional arguments that are given, attributes that are set."""
+
+    given: frozenset[str] = frozenset()
+    attributes: Mapping[tuple[Inert, str], Any] = dataclasses.field(default_factory=dict)
+    shapes: Mapping[str, tuple[Dim, ...] | None] = dataclasses.field(default_factory=dict)
+
+
+def translated(script: ScriptArchive, bind: Mapping[str, Any]) -> Graph:
+    """The graph of a program.
+
+    What a module keeps in its attributes from call to call, and initial states that may be left out, become
+    optional inputs where that is proven to be the same: the first call begins as it would with zeros.
+
+    Parameters
+    ----------
+    script : ScriptArchive
+    bind : mapping of str to number
+        Arguments that the caller fixed.
+    """
+    shapes = Shapes(script.name)
+    base = _settled(script, bind, shapes, _Kept())
+    tensors = {key: value for key, value in base.kept.items() if isinstance(value, Tensor)}
+    if not base.optional and not base.kept:
+        return _of_any_rank(script, bind, shapes, base.graph)
+    names = {key: base.paths[key] for key in tensors}
+    kept = _Kept(frozenset(base.optional), base.kept, {names[key]: tensor.shape for key, tensor in tensors.items()})
+    try:
+        full = _settled(script, bind, Shapes(script.name), kept).graph
+    except GatestepError:
+        if base.kept:
+            raise
+        return base.graph
+    states = [port.name for port in full.inputs if port.name not in {p.name for p in base.graph.inputs}]
+    if not same(base.graph, full, zeros=states):
+        if not base.kept:
+            return base.graph
+        raise UnsupportedModelError(
+            f"its forward keeps {', '.join(sorted(base.paths.values()))[:200]} from call to call, and does not begin "
+            "as with zeros",
+            source=script.name,
+            hint="Let forward take and return what it keeps",
+        )
+    full.inputs[:] = [dataclasses.replace(port, optional=port.name in states) for port in full.inputs]
+    full.defaults |= dict.fromkeys(states)
+    return full
+
+
+def _of_any_rank(script: ScriptArchive, bind: Mapping[str, Any], shapes: Shapes, graph: Graph) -> Graph:
+    """The graph, its only input of any number of axes if it is the same for two."""
+    if len(graph.inputs) != 1 or len(graph.inputs[0].shape or ()) != 2:
+        return graph
+    (port,) = graph.inputs
+    try:
+        other = _evaluated(script, bind, Shapes(script.name, ranks=(3,)), _Kept()).graph
+    except GatestepError:
+        return graph
+    if same(graph, other):
+        graph.inputs[:] = [dataclasses.replace(port, shape=None)]
+        graph.outputs[:] = [dataclasses.replace(output, shape=None) for output in graph.outputs]
+    return graph
+
+
+def _settled(script: ScriptArchive, bind: Mapping[str, Any], shapes: Shapes, kept: _Kept) -> _Evaluated:
+    """The program, evaluated until all that can be known of its inputs is."""
+    shapes.given.update(kept.shapes)
+    while True:
+        error: GatestepError | None = None
+        progress = [0]
+        try:
+            result = _evaluated(script, bind, shapes, kept, progress)
+        except GatestepError as caught:
+            error = caught
+        if not shapes.again(error, progress[0]):
+            break
+    if error is not None:
+        raise shapes.worst[1] if shapes.worst is not None else error
+    return result
+
+
+def _evaluated(
+    script: ScriptArchive, bind: Mapping[str, Any], shapes: Shapes, kept: _Kept, progress: list[int] | None = None
+) -> _Evaluated:
+    aten = Aten(Graph(script.name), script.name)
+    operators = Operators(aten, script, shapes)
+    interpreter = Interpreter(script, operators, shapes)
+    try:
+        return _run(script, interpreter, Inputs(script, aten, shapes, bind, _real(script)), kept)
+    except RecursionError:
+        raise ModelFormatError(f"{script.name}: its program is nested too deeply") from None
+    finally:
+        if progress is not None:
+            progress[0] = operators.progress
+
+
+def _run(script: ScriptArchive, interpreter: Interpreter, inputs: Inputs, kept: _Kept) -> _Evaluated:
+    aten = inputs.aten
+    function = _forward(script, interpreter)
+    arguments = inputs.arguments(function, kept.given)
+    interpreter.numbers = inputs.numbers
+    for (thing, name), value in kept.attributes.items():
+        interpreter.attribute(thing, name, missing=None)
+        if isinstance(value, Tensor):
+            value = inputs.tensor(interpreter.path(thing, name))
+        elif isinstance(value, Size):
+            value = Past("", value.dim)
+        interpreter.attributes[thing][name] = value
+    result = interpreter.method(script.root, function.name.rpartition(".")[2], [], arguments)
+    after = {key: interpreter.attributes[key[0]][key[1]] for key in interpreter.written}
+    inputs.finish()
+    states = {f"{interpreter.path(*key)}_next": value for key, value in after.items() if isinstance(value, Var)}
+    declare_outputs(aten, result, sorted(states.items(), key=lambda item: item[0]))
+    held = {key: value.read() if isinstance(value, Var) else value for key, value in after.items()}
+    aten.prune()
+    return _Evaluated(aten.graph, held, inputs.optional, {key: interpreter.path(*key) for key in after})
+
+
+def _forward(script: ScriptArchive, interpreter: Interpreter) -> Function:
+    """The module's `forward`; of several forms of it, the first, which takes tensors."""
+    struct = interpreter.struct(script.root)
+    for name in ("forward", "forward__0"):
+        function = script.code.method(struct, name)
+        if function is not None:
+            return function
+    raise ModelFormatError(f"{script.name}: its module {script.root.kind[:80]!r} has no forward")
+
+
+def _real(script: ScriptArchive) -> np.dtype[Any]:
+    """The type of the weights, if they agree; else single precision."""
+    found = set()
+    left: list[Any] = [script.root, *script.constants]
+    seen: set[int] = set()
+    while left:
+        value = left.pop()
+        if isinstance(value, TensorRef):
+            found.add(value.dtype)
+        elif isinstance(value, Inert) and id(value) not in seen:
+            seen.add(id(value))
+            left += value.state.values() if isinstance(value.state, dict) else ()
+    floats = found & {"float64", "float32", "float16", "bfloat16"}
+    return np.dtype(np.float64 if floats == {"float64"} else np.float32)
