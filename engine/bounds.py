@@ -9,17 +9,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from ..kernels import pack
-from .errors import ShapeError
+from .errors import GatestepError, ModelFormatError, ShapeError
 
 if TYPE_CHECKING:
     from .lowering import Instruction
 
-__all__ = ["REACHES", "check"]
+__all__ = ["REACHES", "check", "fitting"]
 
 #: What a call touches: slot, and the first and one past the last element from the view's start; bytes per element where
 #: that is not the view's own.
@@ -261,6 +262,19 @@ def check(instructions: Sequence[Instruction], packed: Sequence[np.ndarray | Non
         except (ShapeError, IndexError) as error:
             what = f"{instruction.kernel} would leave its memory ({error})"
             raise ShapeError(f"{source}: {instruction.node.label}: {what}") from error
+
+
+@contextmanager
+def fitting(stored: bool, source: str) -> Iterator[None]:
+    """Say of a stored layout that does not fit its graph that it does not, whatever Python says of it."""
+    try:
+        yield
+    except GatestepError:
+        raise
+    except (ArithmeticError, AssertionError, AttributeError, LookupError, MemoryError, TypeError, ValueError) as error:
+        if not stored:
+            raise
+        raise ModelFormatError(f"{source}: the layout does not fit the graph ({error!r})"[:300]) from error
 
 
 def inside(slot: int, low: int, high: int, size: int, touches: bool) -> None:

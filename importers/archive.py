@@ -7,21 +7,16 @@ are found out.
 
 from __future__ import annotations
 
-import io
 import os
-import stat
 import struct
 import zipfile
 import zlib
 from types import TracebackType
-from typing import BinaryIO
 
 from ..engine.errors import ModelFormatError, UnsupportedModelError
+from .source import Source, opened, source_bytes, source_name
 
 __all__ = ["ZIP_MAGIC", "Archive", "Source", "opened", "source_bytes", "source_name"]
-
-#: What weight files are read from: a path, or the bytes of the file.
-Source = str | os.PathLike[str] | bytes
 
 ZIP_MAGIC = b"PK\x03\x04"
 #: How many times its size in the file a compressed entry may grow. Trained weights hardly reach 2.
@@ -29,26 +24,6 @@ MAX_RATIO = 64
 MAX_SMALL = 1 << 24
 _LOCAL_HEADER = struct.Struct("<4s22xHH")
 _ENCRYPTED = 0x1
-
-
-def source_name(source: Source) -> str:
-    """How messages call it: the path, or ``<bytes>``."""
-    return "<bytes>" if isinstance(source, bytes) else os.fspath(source)
-
-
-def opened(source: Source) -> BinaryIO:
-    """It, open for reading. A device or a pipe has no end to be measured, and is no file."""
-    if isinstance(source, bytes):
-        return io.BytesIO(source)
-    if not stat.S_ISREG(os.stat(source).st_mode):
-        raise ModelFormatError(f"{source_name(source)}: is not a regular file")
-    return open(source, "rb")
-
-
-def source_bytes(source: Source) -> bytes:
-    """All of it."""
-    with opened(source) as file:
-        return file.read()
 
 
 class Archive:

@@ -9,7 +9,6 @@ Arrays are views of the mapped file, and those that nobody asks for are never re
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 import mmap
@@ -29,7 +28,7 @@ from ..engine.ops import OPS
 from ..engine.ops.math import ACTIVATIONS
 from ..engine.ops.recurrent import GATES
 from ..engine.values import MOST_ELEMENTS
-from .archive import Source, source_name
+from .source import Source, opened, source_name
 from .typed import conforms, dtype_name, dtype_named, pack_value, record, unpack_value
 
 __all__ = ["MAGIC", "VERSION", "Container", "Writer", "is_container"]
@@ -52,7 +51,7 @@ def is_container(source: Any) -> bool:
         return source.startswith(MAGIC)
     if not isinstance(source, (str, os.PathLike)):
         return False
-    with open(source, "rb") as file:
+    with opened(source) as file:
         return file.read(len(MAGIC)) == MAGIC
 
 
@@ -82,6 +81,8 @@ class Writer:
     def array(self, array: np.ndarray) -> int:
         """The number of an array in the file."""
         dense = np.ascontiguousarray(array, dtype_name(array.dtype)).reshape(array.shape)
+        import hashlib  # for writing only
+
         key = dense.dtype.str, dense.shape, hashlib.sha256(dense.reshape(-1).view(np.uint8).data).digest()
         if key not in self._numbers:
             self._numbers[key] = len(self.arrays)
@@ -440,7 +441,7 @@ def _mapped(source: Source) -> memoryview:
     """The bytes of a file, mapped; or those given."""
     if isinstance(source, bytes):
         return memoryview(source)
-    with open(source, "rb") as file:
+    with opened(source) as file:
         if os.fstat(file.fileno()).st_size == 0:
             return memoryview(b"")
         return memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
