@@ -18,6 +18,7 @@ import numpy as np
 import gatestep
 from gatestep import GatestepError, UnsupportedModelError
 from gatestep._cli_args import Usage, parser
+from gatestep.importers.container import Container, is_container
 
 if TYPE_CHECKING:
     from gatestep import Model, Stream
@@ -60,8 +61,15 @@ def usage() -> Iterator[None]:
 
 
 def inspect(options: argparse.Namespace) -> int:
-    """``gatestep inspect``: print the summary."""
+    """``gatestep inspect``: print the summary, and what there is to say of the file."""
     print(load(options))
+    size = os.stat(options.model).st_size
+    if not is_container(options.model):
+        print(f"  file    {size:,} bytes")
+        return 0
+    held = Container(options.model)
+    held.check()
+    print(f"  file    {size:,} bytes, checksum {held.checksum:08x}, of {held.source!r} by gatestep {held.writer}")
     return 0
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -169,7 +170,8 @@ def test_convert(run: Run, models: Path, tmp_path: Path) -> None:
     good(run("run", models / "gru.onnx", "x.npy", "-o", "z.npy"))
     assert (tmp_path / "y.npy").read_bytes() == (tmp_path / "z.npy").read_bytes()
     good(run("verify", "gru.gatestep"))
-    good(run("inspect", "gru.gatestep"))
+    said = good(run("inspect", "gru.gatestep"))
+    assert re.search(rf"checksum [0-9a-f]{{8}}, of 'gru\.onnx' by gatestep {gatestep.__version__}\n$", said)
     assert sorted(os.listdir(tmp_path)) == ["gru.gatestep", "x.npy", "y.npy", "z.npy"]
 
 
