@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from .engine.errors import ShapeError
 from .engine.graph import Graph
 from .engine.model import Model
 from .engine.ops import OPS
@@ -16,6 +17,7 @@ __all__ = [
     "first_batch",
     "frames",
     "random_values",
+    "shortest",
     "state_feeds",
     "table_sizes",
     "timed_inputs",
@@ -76,6 +78,28 @@ def frames(model: Model, count: int, batch: int | None, draw: Draw) -> dict[str,
     }
 
 
+#: Steps of a call, or samples of a block, as models ask for them.
+LENGTHS = (1, 4, 16, 32, 64, 128, 160, 256, 320, 400, 480, 512, 576, 640, 768, 800, 960, 1024, 1536, 2048, 4096, 16000)
+
+
+def shortest(model: Model, draw: Draw) -> int:
+    """The shortest of the usual lengths that the model takes: windows and the shapes of some files ask for more than 1.
+
+    Raises
+    ------
+    ShapeError
+        It takes none of them.
+    """
+    for count in LENGTHS:
+        try:
+            model(whole(model, count, 1, draw))
+        except ShapeError as error:
+            refusal = error
+        else:
+            return count
+    raise refusal
+
+
 def whole(model: Model, count: int, batch: int, draw: Draw) -> dict[str, Array]:
     """Inputs of a whole call of `count` steps and `batch` rows, where the file leaves those free.
 
@@ -102,28 +126,30 @@ def timed_inputs(model: Model) -> list[tuple[str, Any]]:
 def whole_shapes(model: Model, count: int, batch: int) -> dict[str, tuple[int, ...]]:
     """Shapes of the inputs of a whole call: a free dimension is time, batch, or what one of its name is elsewhere.
 
-    Where the model's analysis came to nothing, the first axis of an input is taken for the batch and others for time.
+    Where the model's analysis came to nothing, the first free dimension of an input is taken for the batch and any other
+    for time.
     """
-    sizes: dict[tuple[str, int] | str, int] = {}
+    named: dict[str, int] = {}
+    shapes: dict[str, list[int]] = {}
     for port in model.inputs:
-        axes = model.layout.axes.get(port.name)
+        axes, free = model.layout.axes.get(port.name), 0
+        shapes[port.name] = []
         for axis, dim in enumerate(port.shape or ()):
-            if isinstance(dim, int) or (axes is None and port.name in model.layout.state_batch):
-                continue
-            if axes is None:
-                size = batch if axis == 0 or model.layout.axes else count
-            else:
+            if isinstance(dim, int):
+                size = dim
+            elif axes is not None:
                 size = count if axis == axes.time else batch
-            sizes[port.name, axis] = size
-            if isinstance(dim, str) and axes is not None:
-                sizes[dim] = size
-    return {
-        port.name: tuple(
-            dim if isinstance(dim, int) else sizes.get(dim or "", sizes.get((port.name, axis), batch))
-            for axis, dim in enumerate(port.shape or ())
-        )
-        for port in model.inputs
-    }
+            else:
+                size = batch if model.layout.axes or free == 0 else count
+                free += 1
+            shapes[port.name].append(size)
+            if isinstance(dim, str) and (axes is not None or not model.layout.axes):
+                named.setdefault(dim, size)
+    for port in model.inputs:
+        for axis, dim in enumerate(port.shape or ()):
+            if isinstance(dim, str):
+                shapes[port.name][axis] = named.get(dim, shapes[port.name][axis])
+    return {name: tuple(shape) for name, shape in shapes.items()}
 
 
 # ---------------------------------------------------------------------- frames and the file's own shapes

@@ -18,7 +18,7 @@ import numpy as np
 
 import gatestep
 from gatestep._convert import imported
-from gatestep._feeds import Draw, first_batch, frames, random_values, state_feeds, to_file, to_frames, whole
+from gatestep._feeds import Draw, first_batch, frames, random_values, shortest, state_feeds, to_file, to_frames, whole
 from gatestep._peers import Peer, peers
 from gatestep.engine.errors import GatestepError, ShapeError
 from gatestep.engine.graph import Graph
@@ -126,7 +126,8 @@ class Verification:
     ) -> None:
         self.model, self.graph, self.rng = model, graph, np.random.default_rng(seed)
         self.result = Report(model.source)
-        self.bound = dict(getattr(model, "bind", None) or {})
+        types = {port.name: port.dtype for port in graph.inputs}
+        self.bound = {name: np.asarray(value, types[name]) for name, value in model.bind.items()}
         self.eps = float(np.finfo(model.real).eps)
         self.peers: list[Peer] = []
         ports = [port.name for port in graph.inputs], [port.name for port in graph.outputs]
@@ -201,15 +202,21 @@ class Verification:
         """Random and edge inputs for whole calls."""
         free = self.model.layout.timed or not self.model.layout.axes
         draw = random_values(self.rng)
+        try:
+            least = shortest(self.model, draw)
+        except ShapeError as error:
+            self.result.skipped.append(f"whole calls of the usual lengths: {error}")
+            return
+        some = 9 if least == 1 else least
         edges: list[tuple[str, int, int, Draw]] = [
-            ("random, 1 step", 1, 1, draw),
-            ("random, 2 steps", 2, 1, draw),
-            ("random, 33 steps", 33, 1, draw),
-            ("random, batch of 3", 9, 3, draw),
-            ("zeros, first index", 9, 2, lambda shape, dtype, limit: np.zeros(shape, dtype)),
-            ("last index", 9, 2, lambda shape, dtype, limit: last(draw(shape, dtype, limit), limit)),
-            ("100 times as large", 9, 2, lambda shape, dtype, limit: scaled(draw(shape, dtype, limit), 100.0)),
-            ("denormals", 9, 2, lambda shape, dtype, limit: scaled(draw(shape, dtype, limit), 1e-40)),
+            (f"random, {least} step{'s' * (least > 1)}", least, 1, draw),
+            (f"random, {least + 1} steps", least + 1, 1, draw),
+            (f"random, {max(33, 2 * least)} steps", max(33, 2 * least), 1, draw),
+            ("random, batch of 3", some, 3, draw),
+            ("zeros, first index", some, 2, lambda shape, dtype, limit: np.zeros(shape, dtype)),
+            ("last index", some, 2, lambda shape, dtype, limit: last(draw(shape, dtype, limit), limit)),
+            ("100 times as large", some, 2, lambda shape, dtype, limit: scaled(draw(shape, dtype, limit), 100.0)),
+            ("denormals", some, 2, lambda shape, dtype, limit: scaled(draw(shape, dtype, limit), 1e-40)),
         ]
         seen = set()
         for what, count, batch, values in edges:
