@@ -112,19 +112,6 @@ def qlinear_softmax(call: Call) -> None:
     qlinear_unary("Softmax")(call)
 
 
-def qlinear_reduce_mean(call: Call) -> None:
-    lacking(call, 3)
-    x, x_scale, x_zero, y_scale, y_zero = call.inputs
-    axes = call.constant(call.attrs["axes"])
-    mean = call.add(
-        "ReduceMean",
-        (dequantised(call, x, x_scale, x_zero), axes),
-        keepdims=call.attrs["keepdims"],
-        noop_with_empty_axes=False,
-    )
-    quantised(call, mean[0], y_scale, y_zero)
-
-
 def qlinear_concat(call: Call) -> None:
     y_scale, y_zero, *rest = call.inputs
     if len(rest) % 3:
@@ -273,9 +260,6 @@ _FORMS: dict[str, Form] = {
     "QLinearSigmoid": Form(1, qlinear_unary("Sigmoid"), (2, 5)),
     "QLinearLeakyRelu": Form(1, qlinear_unary("LeakyRelu"), (2, 5), {"alpha": Attr(FLOAT, single(0.01))}),
     "QLinearSoftmax": Form(1, qlinear_softmax, (2, 5), {"axis": Attr(INT, -1), "opset": Attr(INT, REQUIRED)}),
-    "QLinearReduceMean": Form(
-        1, qlinear_reduce_mean, (2, 5), {"axes": Attr(INTS, REQUIRED), "keepdims": Attr(INT, REQUIRED, flag=True)}
-    ),
     "QLinearConcat": Form(1, qlinear_concat, (5, None), {"axis": Attr(INT, REQUIRED)}),
     "QLinearWhere": Form(1, qlinear_where, (9, 9)),
     "FusedMatMul": Form(1, fused_matmul, (2, 2), {**_TRANS, **_ALPHA, "transBatchA": flag(), "transBatchB": flag()}),

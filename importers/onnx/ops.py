@@ -106,7 +106,11 @@ def cast(call: Call) -> None:
     to = dtype_of(code)
     if to is None:
         raise call.unsupported("is a data type that is not supported", "to", type_name(code))
-    call.finish("Cast", call.inputs, to=to)
+    given = call.dtype()
+    if given is not None and given.kind == to.kind == "f":
+        call.rename(call.inputs[0])  # there is one type of real numbers, the arithmetic's
+    else:
+        call.finish("Cast", call.inputs, to=to)
 
 
 def cast_like(call: Call) -> None:
