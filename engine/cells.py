@@ -25,6 +25,7 @@ from .graph import Graph, Node
 from .lowering import TIME, Lowering, NeedsValue, ancestors
 from .ops import OPS
 from .states import stem
+from .unscanning import unscanned
 from .values import View
 from .walk import port_shapes, walk
 
@@ -52,6 +53,7 @@ def recognised(graph: Graph, real: np.dtype[Any], states: Mapping[str, str] | No
     Graph
         `graph` itself where there is no such cell.
     """
+    graph = unscanned(graph, real, recognised)
     ops = {node.op for node in graph.nodes}
     if not ops & {"Tanh", "Relu"} or not ops & {"MatMul", "Gemm"}:
         return graph

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from .affine import Known
+from .elements import Elements
 from .errors import GatestepError
 from .graph import Graph, Node
 from .lowering import NeedsValue
@@ -28,8 +29,6 @@ __all__ = ["CELLS", "STATES", "Family", "Unrolled", "unrolled"]
 CELLS = ("LSTM", "GRU", "RNN")
 #: Where a cell takes its states, and where it gives them.
 STATES = {5: 1, 6: 2}
-#: States with more elements than this are not followed.
-MOST_ELEMENTS = 1 << 20
 
 
 def unrolled(graph: Graph, real: np.dtype[Any]) -> Unrolled | None:
@@ -85,12 +84,10 @@ class Unrolled:
     frames: dict[str, tuple[int, int, int]] = field(default_factory=dict)
     _ids: dict[Any, int] = field(default_factory=dict)
     _same: dict[str, Any] = field(default_factory=dict)
-    _elements: dict[str, np.ndarray] = field(default_factory=dict)
-    _starts: list[int] = field(default_factory=lambda: [0])
-    _bases: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.outputs = {port.name for port in self.graph.outputs}
+        self.elements = Elements(self.known)
         for node in self.graph.nodes:
             if node.key in self.known.made and node.key not in self.known.fixed:
                 self.enter(node)
@@ -184,38 +181,6 @@ class Unrolled:
             self.add(("cut", *cut), node, place, Family({}, x.shape[axis], (), cut))
 
     # ------------------------------------------------------------------ chains
-    def elements(self, name: str) -> np.ndarray:
-        """Every element of this value by number, numbered where it is made and not only moved."""
-        if name not in self._elements:
-            node, shape = self.known.made.get(name), self.known.shape(name)
-            found = None
-            if node is not None and OPS[node.op].moves and np.prod(shape) <= MOST_ELEMENTS:
-                found = self.moved(node)
-            if found is None:
-                count = int(np.prod(shape))
-                found = (np.arange(self._starts[-1], self._starts[-1] + count).reshape(shape),)
-                self._starts.append(self._starts[-1] + count)
-                self._bases.append(name)
-                self._elements[name] = found[0]
-            else:
-                self._elements.update((out, ids) for out, ids in zip(node.outputs, found, strict=False) if out)  # type: ignore[union-attr]
-        return self._elements[name]
-
-    def moved(self, node: Node) -> tuple[np.ndarray, ...] | None:
-        """The elements of what this operator makes by moving others."""
-        count = len(node.inputs) if node.op == "Concat" else 1
-        known = [self.known.values[name] if name else None for name in node.inputs[count:]]
-        if any(isinstance(value, View) for value in known):
-            return None
-        return OPS[node.op].evaluate(node, *map(self.elements, node.inputs[:count]), *known)  # type: ignore[arg-type]
-
-    def link(self, name: str) -> str:
-        """The value whose elements, each in its place, this one has."""
-        ids = self.elements(name).reshape(-1)
-        base = int(np.searchsorted(self._starts, ids[0], side="right")) - 1 if ids.size else 0
-        whole = ids.size and np.array_equal(ids, np.arange(self._starts[base], self._starts[base + 1]))
-        return self._bases[base] if whole else name
-
     def order(self, family: Family) -> list[int]:
         """The frames of a cell in the order in which it takes them; [] where its steps are no chain."""
         places = sorted(family.nodes)
@@ -230,16 +195,16 @@ class Unrolled:
         for k, out in STATES.items():
             if out < len(first.outputs):
                 ends = {first.outputs[out], first.outputs[0] if k == 5 else ""} - {""}
-                if len(second.inputs) <= k or self.link(second.inputs[k]) not in ends:
+                if len(second.inputs) <= k or self.elements.link(second.inputs[k]) not in ends:
                     return False
         return len(first.outputs) < 3 or self.only_for(first.outputs[2], second)
 
     def only_for(self, name: str, step: Node) -> bool:
         """Whether the elements of this value go nowhere but into the c of `step`."""
-        wanted, queue, seen = self.elements(name), [name], {name}
+        wanted, queue, seen = self.elements.of(name), [name], {name}
         while queue:
             name = queue.pop()
-            if not np.isin(self.elements(name), wanted).any():
+            if not np.isin(self.elements.of(name), wanted).any():
                 continue
             if name in self.outputs:
                 return False

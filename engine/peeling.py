@@ -60,7 +60,7 @@ class Peeled:
         results: dict[str, str] = {}
         for k, out in STATES.items():
             if out < len(outputs):
-                given = self.found.link(one.inputs[k])
+                given = self.found.elements.link(one.inputs[k])
                 if (
                     given in self.known.fixed
                     or given not in self.known.made

@@ -30,7 +30,7 @@ def summary(model: Model) -> str:
     lines = [model.source]
     lines += [f"  input   {port_line(p)}" for p in model.inputs]
     lines += [f"  output  {port_line(p)}" for p in model.outputs]
-    for node in graph.nodes:
+    for node in (node for part in graph.everything() for node in part.nodes):
         if node.op in ("LSTM", "GRU", "RNN"):
             extras = [node.attrs["direction"]] if node.attrs["direction"] != "forward" else []
             weights = graph.constants.get(node.inputs[1], graph.defaults.get(node.inputs[1]))

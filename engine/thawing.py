@@ -126,6 +126,8 @@ class Thaw:
         for mixing in self.walk.mixings:
             if TIME in self.axes and is_in(self.walk.root(mixing.tag), TIME) and mixing.node.op not in CELLS:
                 raise Refused(mixing.reason)
+        if misfit(self.walk) is not None:
+            raise Refused("rows would follow one another")
         self.new.inputs = [self.port(port) for port in self.graph.inputs]
         self.new.outputs = [self.port(port) for port in self.graph.outputs]
         self.new.notes += tuple(f"{what} un-frozen from {size}" for what, size in self.frozen.items())
