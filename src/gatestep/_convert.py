@@ -75,6 +75,13 @@ def self_test(model: Model) -> dict[str, Any]:
     """Inputs, and what the model gives for them: some frames of a stream, or a whole call where it does not stream."""
     draw = random_values(np.random.default_rng(0))
     batch = first_batch(model) if model.streams else None
+    unknown = [port.name for port in model.inputs if port.shape is None and not port.optional]
+    if unknown:
+        raise UnsupportedModelError(
+            f"input {unknown[0]!r} has no declared shape, so there is nothing to test the file with",
+            source=model.source,
+            hint="Declare its axes in the file",
+        )
     if model.streams:
         inputs = frames(model, STEPS, batch, draw)
     else:

@@ -126,7 +126,7 @@ def timed_inputs(model: Model) -> list[tuple[str, Any]]:
 def whole_shapes(model: Model, count: int, batch: int) -> dict[str, tuple[int, ...]]:
     """Shapes of the inputs of a whole call: a free dimension is time, batch, or what one of its name is elsewhere.
 
-    Where the model's analysis came to nothing, the first free dimension of an input is taken for the batch and any other
+    Where the model's analysis came to nothing, the first free dimension of an input is taken for the batch and others
     for time.
     """
     named: dict[str, int] = {}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
@@ -110,7 +111,9 @@ def torch(load: Callable[[Any], Any], ports: Sequence[Sequence[str]]) -> Peer | 
     except ImportError:
         return "torch: not installed; it comes with: pip install 'gatestep[torch]'"
     try:
-        module = load(module_of_torch)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of what PyTorch thinks of its own formats
+            module = load(module_of_torch)
     except Exception as error:
         return f"torch: cannot load the file: {' '.join(str(error).split())[:200]}"
     inputs, outputs = ports

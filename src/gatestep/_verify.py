@@ -202,6 +202,12 @@ class Verification:
         """Random and edge inputs for whole calls."""
         free = self.model.layout.timed or not self.model.layout.axes
         draw = random_values(self.rng)
+        unknown = [port.name for port in self.model.inputs if port.shape is None and not port.optional]
+        if unknown:
+            self.result.skipped.append(
+                f"whole calls: the file does not say what shape {', '.join(unknown)} has: give data=, or --inputs"
+            )
+            return
         try:
             least = shortest(self.model, draw)
         except ShapeError as error:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -60,6 +61,25 @@ def test_without_onnxruntime_a_line_says_so(run: Run, models: Path, monkeypatch:
     monkeypatch.setitem(__import__("sys").modules, "onnxruntime", None)
     said = good(run("verify", models / "gru.onnx"))
     assert "not compared: onnxruntime: not installed" in said
+
+
+def test_torch_is_asked_where_the_file_is_trusted(run: Run, tmp_path: Path) -> None:
+    torch: Any = pytest.importorskip("torch")
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.Tanh(), torch.nn.Linear(4, 2)).eval()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.jit.trace(model, torch.zeros(5, 3)).save(str(tmp_path / "script.pt"))
+    batch = torch.export.Dim("batch")
+    program = torch.export.export(model, (torch.zeros(5, 3),), dynamic_shapes=({0: batch},))
+    torch.export.save(program, tmp_path / "program.pt2")
+    said = run("verify", "script.pt", "--trusted").stdout
+    assert "does not say what shape" in said  # TorchScript knows no shapes
+    (name,) = re.findall("what shape (\\w+) has", said)
+    np.savez(tmp_path / "in.npz", **{name: FRAMES})
+    for words in (["script.pt", "--inputs", "in.npz"], ["program.pt2"]):
+        assert "not compared: torch: not asked" in good(run("verify", *words))
+        assert re.search(r" torch +\d", good(run("verify", *words, "--trusted")))
 
 
 # ---------------------------------------------------------------------- it fails where something is wrong
