@@ -229,6 +229,19 @@ def dynamically(ctx: Lowering, node: Node, x: View) -> tuple[View, View, View]:
 # ---------------------------------------------------------------------- products
 
 
+def as_matrix(value: Value, axis: int) -> Value:
+    """A vector with an axis of one element at `axis`; anything else as it is."""
+    if value.ndim != 1:
+        return value
+    if not isinstance(value, View):
+        return np.expand_dims(value, axis)
+    shape, strides, tags = [*value.shape], [*value.strides], [*value.tags]
+    shape.insert(axis, 1)
+    strides.insert(axis, 0)
+    tags.insert(axis, None)
+    return value.with_(shape=tuple(shape), strides=tuple(strides), tags=tuple(tags))
+
+
 @register("MatMulInteger")
 class MatMulInteger(Op):
     """(a - a_zero) @ (b - b_zero) in int32; zero points of a per row, of b per column, or one for all."""
@@ -243,7 +256,12 @@ class MatMulInteger(Op):
     def lower(ctx: Lowering, node: Node, *inputs: Value | None) -> tuple[Value, ...]:
         a, b, a_zero, b_zero = (*inputs, None, None)[:4]
         assert a is not None and b is not None
-        if a.ndim < 2 or b.ndim < 2 or a.shape[-1] != b.shape[-2]:
+        ones = a.ndim == 1, b.ndim == 1
+        if any(ones):
+            wide = MatMulInteger.lower(ctx, node, as_matrix(a, 0), as_matrix(b, 1), *inputs[2:])[0]
+            assert isinstance(wide, View)
+            return (permuted(wide, [k for k in range(wide.ndim) if k < wide.ndim - 2 or not ones[k - wide.ndim + 2]]),)
+        if not a.ndim or not b.ndim or a.shape[-1] != b.shape[-2]:
             raise ValueError(f"{a.shape} cannot be multiplied by {b.shape}")
         va = centred(ctx, node, a, a_zero, -2)
         if isinstance(b, np.ndarray) and b.ndim == 2 and b.dtype in BYTES and not isinstance(b_zero, View):

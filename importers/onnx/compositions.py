@@ -14,6 +14,7 @@ __all__ = ["FORMS"]
 _LARGEST, _SMALLEST = float(np.finfo(np.float32).max), float(np.finfo(np.float32).tiny)
 
 Emit = Callable[[Call, str], None]
+Translate = Callable[[Call], None]
 
 
 def reduction(emit: Emit) -> tuple[Form, ...]:
@@ -57,6 +58,57 @@ def reduce_log_sum_exp(call: Call, axes: str) -> None:
     call.finish("Add", (*logarithm, largest(attrs["keepdims"])))
 
 
+def celu(call: Call) -> None:
+    """max(0, x) + min(0, alpha * (exp(x / alpha) - 1)): an Elu in units of alpha."""
+    (x,), alpha = call.inputs, call.scalar(call.attrs["alpha"])
+    unit = call.add("Elu", call.add("Div", (x, alpha)), alpha=1.0)
+    call.finish("Mul", (*unit, alpha))
+
+
+def tan(call: Call) -> None:
+    call.finish("Div", (*call.add("Sin", call.inputs), *call.add("Cos", call.inputs)))
+
+
+def hyperbolic(op: str) -> Translate:
+    """sinh and cosh: half the difference, or the sum, of exp(x) and exp(-x)."""
+
+    def translate(call: Call) -> None:
+        powers = (*call.add("Exp", call.inputs), *call.add("Exp", call.add("Neg", call.inputs)))
+        call.finish("Mul", (*call.add(op, powers), call.scalar(0.5)))
+
+    return translate
+
+
+def asinh(call: Call) -> None:
+    """sign(x) * log(|x| + sqrt(x * x + 1)): of |x|, so that nothing cancels."""
+    (x,), one = call.inputs, call.scalar(1.0)
+    (size,) = call.add("Abs", (x,))
+    root = call.add("Sqrt", call.add("Add", (*call.add("Mul", (x, x)), one)))
+    call.finish("Mul", (*call.add("Sign", (x,)), *call.add("Log", call.add("Add", (size, *root)))))
+
+
+def acosh(call: Call) -> None:
+    """log(x + sqrt(x * x - 1))."""
+    (x,), one = call.inputs, call.scalar(1.0)
+    root = call.add("Sqrt", call.add("Sub", (*call.add("Mul", (x, x)), one)))
+    call.finish("Log", call.add("Add", (x, *root)))
+
+
+def atanh(call: Call) -> None:
+    """log((1 + x) / (1 - x)) / 2."""
+    (x,), one = call.inputs, call.scalar(1.0)
+    ratio = call.add("Div", (*call.add("Add", (one, x)), *call.add("Sub", (one, x))))
+    call.finish("Mul", (*call.add("Log", ratio), call.scalar(0.5)))
+
+
+def hardmax(call: Call) -> None:
+    """1 at the first of the largest along the axis, 0 elsewhere."""
+    (x,), axis = call.inputs, call.attrs["axis"]
+    place = call.add("ArgMax", (x,), axis=axis, keepdims=False, select_last_index=False)
+    depth = call.add("Shape", (x,), start=axis, end=axis + 1 if axis != -1 else None)
+    call.finish("OneHot", (*place, *depth, call.constant([0, 1], call.dtype() or np.float32)), axis=axis)
+
+
 def lp_normalization(call: Call) -> None:
     """x over its norm; what is all 0 stays 0."""
     (x,) = call.inputs
@@ -90,6 +142,14 @@ _GROUPS = {**_EPSILON, "num_groups": Attr(INT, REQUIRED)}
 
 FORMS: dict[str, tuple[Form, ...]] = {
     **{op: (Form(7, same),) for op in ("Sin", "Cos")},
+    "Tan": (Form(7, tan),),
+    "Sinh": (Form(9, hyperbolic("Sub")),),
+    "Cosh": (Form(9, hyperbolic("Add")),),
+    "Asinh": (Form(9, asinh),),
+    "Acosh": (Form(9, acosh),),
+    "Atanh": (Form(9, atanh),),
+    "Celu": (Form(12, celu, attrs={"alpha": Attr(FLOAT, 1.0)}),),
+    "Hardmax": (Form(13, hardmax, attrs={"axis": Attr(INT, -1)}),),
     "Round": (Form(11, same),),
     "Mod": (Form(10, same, (2, 2), {"fmod": flag()}),),
     "ReduceL1": reduction(reduce_l1),

@@ -26,6 +26,7 @@ MODULES = {
     "scatterelements scatternd onehot trilu": "ScatterElements ScatterND OneHot Trilu",
     "einsum convtranspose center_crop_pad": "Einsum ConvTranspose CenterCropPad",
     "sin cos round mod clip": "Sin Cos Round Mod Clip",
+    "celu tan sinh cosh asinh acosh atanh hardmax": "Celu Tan Sinh Cosh Asinh Acosh Atanh Hardmax",
     "reducel1 reduce_log_sum reduce_log_sum_exp": "ReduceL1 ReduceLogSum ReduceLogSumExp",
     "reducel2 reducemax reducemean reducemin": "ReduceL2 ReduceMax ReduceMean ReduceMin",
     "reduceprod reducesum reducesumsquare": "ReduceProd ReduceSum ReduceSumSquare",

@@ -249,6 +249,27 @@ def test_weights_in_integers_are_weights() -> None:
     assert load(model).streams
 
 
+@pytest.mark.parametrize(
+    ("a", "b"),
+    [((4,), (4, 3)), ((2, 4), (4,)), ((4,), (4,)), ((2, 3, 4), (2, 4, 5)), ((3, 4), (2, 4, 5)), ((5, 2, 3, 4), (4,))],
+)
+def test_integer_products_of_any_rank(a: tuple[int, ...], b: tuple[int, ...]) -> None:
+    rng = np.random.default_rng(6)
+    x = {"a": rng.integers(0, 256, a).astype(np.uint8), "b": rng.integers(-128, 128, b).astype(np.int8)}
+    node = helper.make_node("MatMulInteger", ["a", "b", "az", "bz"], ["y"])
+    ports = [info("a", a, TensorProto.UINT8), info("b", b, TensorProto.INT8)]
+    model = make([node], ports, [info("y", None, TensorProto.INT32)], weights={"az": np.uint8(7), "bz": np.int8(-3)})
+    expected = (x["a"].astype(int) - 7) @ (x["b"].astype(int) + 3)
+    np.testing.assert_array_equal(load(model)(x)["y"], expected)
+    folded = make(
+        [node],
+        ports[:1],
+        [info("y", None, TensorProto.INT32)],
+        weights={"az": np.uint8(7), "bz": np.int8(-3), "b": x["b"]},
+    )
+    np.testing.assert_array_equal(load(folded)(x["a"]), expected)
+
+
 # ---------------------------------------------------------------------- the LSTM in all its forms
 def quantised_lstm(rng: np.random.Generator, directions: int, per_channel: bool, dtype: Any, **attrs: Any) -> Any:
     limits, shape = np.iinfo(dtype), (directions, 4 * H) if per_channel else (directions,)
