@@ -8,6 +8,9 @@ from numpy.typing import DTypeLike
 
 Call = tuple[int, list[tuple[int, int, int]], list[int], list[float]]
 
+#: Of loops that may have no end, in one run of a program.
+MOST_ITERATIONS: int
+
 class Machine:
     """A program bound to its memory."""
 

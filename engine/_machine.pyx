@@ -25,6 +25,7 @@ cdef extern from "abi.h":
         GS_F
         GS_OK
         GS_JUMP
+        GS_AGAIN
     ctypedef struct gs_args:
         void *p[12]
         Py_ssize_t n[24]
@@ -38,6 +39,11 @@ cdef extern from "simd.h":
 cdef enum:
     MAX_PORTS = 32
     MAX_DIMS = 8
+    # Iterations of loops that may have no end; seconds at the least.
+    MAX_AGAIN = 1 << 24
+
+MOST_ITERATIONS = <int>MAX_AGAIN
+
 
 ctypedef struct Call:
     gs_kernel kernel
@@ -103,7 +109,7 @@ cdef class Machine:
 
     cdef Py_ssize_t execute(self, char **ports) noexcept nogil:
         """Make the calls, one after the other or where they jump to. Returns the number of the one that failed, or -1."""
-        cdef Py_ssize_t i
+        cdef Py_ssize_t i, left = MAX_AGAIN
         cdef int status
         cdef Patch *patch
         for i in range(self.patched):
@@ -115,6 +121,9 @@ cdef class Machine:
             if status == GS_OK:
                 i += 1
             elif status == GS_JUMP:
+                i = self.calls[i].args.n[0]
+            elif status == GS_AGAIN and left:
+                left -= 1
                 i = self.calls[i].args.n[0]
             else:
                 return i

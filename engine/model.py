@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from ._machine import Machine
+from ._machine import MOST_ITERATIONS, Machine
 from .arrays import exact
 from .binding import bound
 from .cells import recognised
@@ -366,6 +366,8 @@ class Model:
 
     def failure(self, node: Node, where: str = "") -> ShapeError:
         """The error for a kernel that refused what it read."""
+        if node.op == "Loop":
+            return ShapeError(f"{self.source}: {node.label}: does not end (more than {MOST_ITERATIONS:,} iterations)")
         what = "an index lies outside its table" if node.op == "Gather" else "a length lies outside the time axis"
         return ShapeError(f"{self.source}: {node.label}: {what}{' ' if where else ''}{where}")
 

@@ -75,7 +75,7 @@ class Program:
     @property
     def fallible(self) -> bool:
         """Whether a kernel can refuse what it reads (an index out of range)."""
-        return any(i.kernel in FALLIBLE for i in self.instructions)
+        return any(i.kernel in FALLIBLE or (i.kernel == "count" and i.n[4]) for i in self.instructions)
 
     @property
     def weight_bytes(self) -> int:

@@ -9,6 +9,7 @@ holds for separate h and c, stacked, interleaved or packed ones alike, and the m
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -23,9 +24,21 @@ from .values import View
 
 __all__ = ["Slot", "Traced", "pair_by_name", "trace"]
 
-#: A state of a recurrent operator: outputs[0] of the node, and "h" or "c".
+#: A state of a recurrent operator: outputs[0] of the node, and "h", "c", or of a Scan "s0", "s1", ...
 Slot = tuple[str, str]
-STATE_INPUTS = {5: "h", 6: "c"}
+RECURRENT = ("LSTM", "GRU", "RNN", "Scan")
+
+
+def begins_at(node: Node) -> dict[str, int]:
+    """Which input of a recurrent operator each of its states begins at."""
+    if node.op == "Scan":
+        return {f"s{k}": k for k in range(node.attrs["states"])}
+    return {"h": 5, "c": 6} if node.op == "LSTM" else {"h": 5}
+
+
+def ends_at(node: Node) -> dict[str, int]:
+    """Which output shows each state at the end."""
+    return begins_at(node) if node.op == "Scan" else {"h": 1, "c": 2}
 
 
 @dataclass
@@ -37,7 +50,7 @@ class Traced:
     bases : dict
         Number of the first element of each slot, in order of execution.
     shapes : dict
-        Shape of each slot, ``(D, B, H)``.
+        Shape of each slot: ``(D, B, H)``, or that of the Scan's state.
     inputs : dict
         For inputs that are nothing but initial states: the number that each element sets.
     outputs : dict
@@ -120,16 +133,13 @@ class _Tracer:
 
     def recurrent(self, node: Node) -> None:
         """Number the final states of a recurrent node, and note which elements its initial states come from."""
-        state_inputs = STATE_INPUTS if node.op == "LSTM" else {5: "h"}
+        begins, ends = begins_at(node), ends_at(node)
         for k, name in enumerate(node.inputs):
-            if name and (k not in state_inputs or not (self.numbers.get(name, np.zeros(1)) < 0).all()):
+            if name and (k not in begins.values() or not (self.numbers.get(name, np.zeros(1)) < 0).all()):
                 self.escape(name)
-        d = 2 if node.attrs["direction"] == "bidirectional" else 1
-        batch = self.ctx.values[node.inputs[0]].shape[1]
-        widths = {"h": self.ctx.values[node.inputs[2]].shape[2], "c": node.attrs["hidden_size"]}
-        for k, state in state_inputs.items():
-            shape = (d, batch, widths[state])
-            count = d * batch * widths[state]
+        for state, k in begins.items():
+            shape = self.shape(node, state)
+            count = math.prod(shape)
             ids = np.arange(self.made, self.made + count, dtype=np.int64).reshape(shape)
             self.result.bases[node.key, state], self.result.shapes[node.key, state] = self.made, shape
             self.made += count
@@ -142,17 +152,26 @@ class _Tracer:
                     if (self.sets[self.owners[w]][places] >= 0).any() or np.unique(places).size != places.size:
                         self.escaped.add(self.owners[w])  # one element sets two states
                     self.sets[self.owners[w]][places] = ids[mine]
-            at = 1 if state == "h" else 2
+            at = ends[state]
             if at < len(node.outputs) and node.outputs[at]:
                 self.numbers[node.outputs[at]] = ids
+
+    def shape(self, node: Node, state: str) -> tuple[int, ...]:
+        """The shape of a state, as the operator has it."""
+        values = self.ctx.values
+        if node.op == "Scan":
+            return values[node.inputs[begins_at(node)[state]]].shape
+        d = 2 if node.attrs["direction"] == "bidirectional" else 1
+        widths = {"h": values[node.inputs[2]].shape[2], "c": node.attrs["hidden_size"]}
+        return d, values[node.inputs[0]].shape[1], widths[state]
 
 
 def _leading(graph: Graph) -> set[str]:
     """The values that may become initial states by moving elements. Following others would take their memory."""
     found: set[str] = set()
     for node in reversed(graph.nodes):
-        if node.op in ("LSTM", "GRU", "RNN"):
-            found.update(node.inputs[5:7])
+        if node.op in RECURRENT:
+            found.update(node.inputs[k] for k in begins_at(node).values() if k < len(node.inputs))
         elif OPS[node.op].moves and not found.isdisjoint(node.outputs):
             found.update(node.inputs)
     return found
@@ -167,7 +186,7 @@ def trace(graph: Graph, ctx: Lowering, outputs: Iterable[str]) -> Traced:
     outputs = list(outputs)
     tracer = _Tracer(graph, ctx)
     for node in needed(graph, outputs, tracer.numbers):
-        if node.op in ("LSTM", "GRU", "RNN"):
+        if node.op in RECURRENT:
             tracer.recurrent(node)
         else:
             tracer.moves(node)

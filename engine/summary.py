@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from .graph import Dim, Port
+from .graph import Dim, Graph, Port
 
 if TYPE_CHECKING:
     from .model import Model
@@ -30,7 +30,29 @@ def summary(model: Model) -> str:
     lines = [model.source]
     lines += [f"  input   {port_line(p)}" for p in model.inputs]
     lines += [f"  output  {port_line(p)}" for p in model.outputs]
-    for node in (node for part in graph.everything() for node in part.nodes):
+    for part in graph.everything():
+        lines += node_lines(part)
+    lines += [f"  changed {note}" for note in graph.notes]
+    arrays = {id(a): a for part in graph.everything() for a in part.constants.values()}  # bodies share them
+    defaults = [a for a in graph.defaults.values() if a is not None]
+    parameters = sum(a.size for a in [*arrays.values(), *defaults] if a.dtype.kind == "f" and a.size > 1)
+    packed = f"; {model.packed.nbytes:,} bytes packed" if model.packed.arrays else ""
+    lines.append(f"  weights {parameters:,} parameters, {np.dtype(model.real).name}{packed}")
+    lines += [f"  state   {line}" for line in state_lines(model)]
+    if model.layout.blocker is not None:
+        lines.append(f"  streams no: {model.layout.blocker}")
+    else:
+        frames = ", ".join(f"{f.name} {f.shape}" for f in model.stream().inputs) if model.layout.free_batch else ""
+        lines.append(f"  streams yes{f', one frame is {frames}' if frames else ''}")
+        if model.layout.batch_blocker:
+            lines.append(f"          one row at a time: {model.layout.batch_blocker}")
+    return "\n".join(lines)
+
+
+def node_lines(graph: Graph) -> list[str]:
+    """Cells and control flow, in this graph and not in the bodies in it."""
+    lines = []
+    for node in graph.nodes:
         if node.op in ("LSTM", "GRU", "RNN"):
             extras = [node.attrs["direction"]] if node.attrs["direction"] != "forward" else []
             weights = graph.constants.get(node.inputs[1], graph.defaults.get(node.inputs[1]))
@@ -43,20 +65,12 @@ def summary(model: Model) -> str:
                 extras.append("reset before the product")
             extras += node.attrs.get("origin", ())
             lines.append(f"  cell    {node.label} {size}{node.attrs['hidden_size']}{''.join(f', {e}' for e in extras)}")
-    lines += [f"  changed {note}" for note in graph.notes]
-    arrays = [*graph.constants.values(), *(a for a in graph.defaults.values() if a is not None)]
-    parameters = sum(a.size for a in arrays if a.dtype.kind == "f" and a.size > 1)
-    packed = f"; {model.packed.nbytes:,} bytes packed" if model.packed.arrays else ""
-    lines.append(f"  weights {parameters:,} parameters, {np.dtype(model.real).name}{packed}")
-    lines += [f"  state   {line}" for line in state_lines(model)]
-    if model.layout.blocker is not None:
-        lines.append(f"  streams no: {model.layout.blocker}")
-    else:
-        frames = ", ".join(f"{f.name} {f.shape}" for f in model.stream().inputs) if model.layout.free_batch else ""
-        lines.append(f"  streams yes{f', one frame is {frames}' if frames else ''}")
-        if model.layout.batch_blocker:
-            lines.append(f"          one row at a time: {model.layout.batch_blocker}")
-    return "\n".join(lines)
+        elif node.op in ("Loop", "Scan"):
+            body = node.attrs["body"]
+            lines.append(f"  {node.op.lower():7} {node.label} {node.attrs['states']} states, {len(body.nodes)} nodes")
+        elif node.op == "If":
+            lines.append(f"  branch  {node.label} by what is known when it runs")
+    return lines
 
 
 def state_lines(model: Model) -> list[str]:

@@ -15,7 +15,7 @@ cdef extern from "abi.h":
         Py_ssize_t n[24]
         double f[8]
     cdef enum:
-        GS_OK, GS_BAD_INDEX, GS_JUMP
+        GS_OK, GS_BAD_INDEX, GS_JUMP, GS_AGAIN
         GS_BIN_ADD, GS_BIN_SUB, GS_BIN_MUL, GS_BIN_DIV, GS_BIN_POW, GS_BIN_MIN, GS_BIN_MAX, GS_BIN_PRELU, GS_BIN_MOD
         GS_RED_MAX, GS_RED_MIN, GS_RED_PROD, GS_RED_SUM_SQUARE
         GS_CMP_EQUAL, GS_CMP_NOT_EQUAL, GS_CMP_LESS, GS_CMP_LESS_EQUAL, GS_CMP_AND
@@ -105,7 +105,9 @@ cdef int count(gs_args *args) noexcept nogil:
     if args.p[0] != NULL:
         limit = (<const int64_t *>args.p[0])[0]
     counter[0] += args.n[1]
-    return GS_JUMP if (counter[0] < limit) == args.n[2] else GS_OK
+    if (counter[0] < limit) != args.n[2]:
+        return GS_OK
+    return GS_AGAIN if args.n[4] else GS_JUMP
 
 
 # ------------------------------------------------------------------------------------------------------------- cast

@@ -1,7 +1,7 @@
 /* The one calling convention of every kernel, whoever compiled it (Cython, Numba, a user's own).
  *
- * A kernel is an `int (*)(gs_args *)`. It returns 0; GS_JUMP, which goes on with call n[0] of the program; or another
- * GS_* status, which stops the program.
+ * A kernel is an `int (*)(gs_args *)`. It returns 0; GS_JUMP, which goes on with call n[0] of the program; GS_AGAIN, which
+ * does so a limited number of times; or another GS_* status, which stops the program.
  * Buffers are `p`, sizes, strides and flags are `n`, scalars are `f`. Strides count elements, not bytes.
  * "Dense" means C-contiguous. `real` is float or double, fixed per kernel set.
  * No kernel allocates, locks, or writes to `gs_args`, save n[10] of the recurrent kernels (see below).
@@ -50,7 +50,7 @@
  * jump        GS_JUMP where the condition is n[1] (0 or 1)   p[0] condition (one byte), or NULL: always
  *             n[0] call to go to  n[1] what the condition must be
  * count       adds n[1] to the counter, then GS_JUMP if (counter < limit) == n[2]   p[1] p[4] counter int64
- *             p[0] limit int64, or NULL: it is n[3]   n[0] call to go to
+ *             p[0] limit int64, or NULL: it is n[3]   n[0] call to go to  n[4] 1 = GS_AGAIN instead
  * copy_at     copy, at a place that a counter names   p[0], p[4], n[0..19] as copy   p[1] counter int64
  *             n[20] n[21] elements of source and target that one count moves on; the caller answers for the bounds
  *
@@ -111,7 +111,7 @@ typedef struct gs_args {
 
 typedef int (*gs_kernel)(gs_args *);
 
-enum { GS_OK = 0, GS_BAD_INDEX = 1, GS_JUMP = 2 };
+enum { GS_OK = 0, GS_BAD_INDEX = 1, GS_JUMP = 2, GS_AGAIN = 3 };
 
 /* Every buffer of a step is padded to whole 16-lane blocks. */
 #define GS_BLOCK 16

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 __all__ = ["aside", "computed", "counted", "is_known", "jump", "moved", "padded", "truth", "without"]
 
 #: Nodes computed with NumPy for one value, beyond which a file is not what a program is built around.
-MOST_COMPUTED = 2_000_000
+MOST_COMPUTED = 1_000_000
 
 _left: ContextVar[list[int] | None] = ContextVar("_left", default=None)
 

@@ -16,7 +16,7 @@ from ..errors import GatestepError, NeedsValue
 from ..graph import Graph, Node, Port, needed
 from ..values import ValueList, View
 from .control import computed, counted, is_known, padded, truth, without
-from .plumbing import cast
+from .plumbing import BY_INDEX, cast
 from .registry import Array, Op, register
 from .repeating import INT64, ZERO, Changes, begun, repeat, stacked
 
@@ -288,5 +288,11 @@ class _LoopCall:
             return copies
 
         states = [begun(ctx, node, self.states[k]) for k in self.live]
-        states = repeat(ctx, node, count, entry, states, iterate, targets)
+        noted = len(ctx.mixings)
+        states = repeat(ctx, node, count, entry, states, iterate, targets, endless=True)
+        if any(state.dtype == ctx.real for state in states):
+            # What it picks by its counter it runs over, with a state: that is what time is.
+            for mixing in ctx.mixings[noted:]:
+                if mixing.reason == BY_INDEX and isinstance(mixing.tag, str):
+                    ctx.unify(mixing.tag, "time")
         return self.finished(states, stacks)

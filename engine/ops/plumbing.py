@@ -410,6 +410,10 @@ class Split(Op):
         return tuple(parts)
 
 
+#: What is said of a Gather whose indices are known only when it runs.
+BY_INDEX = "picks frames by index"
+
+
 @register("Gather")
 class Gather(Op):
     """y = x[..., indices, ...] along `axis`; an embedding is Gather of its table by ids."""
@@ -452,7 +456,7 @@ class Gather(Op):
         table, ids = ctx.dense(node, x), ctx.dense(node, indices)
         if ids.dtype.kind not in "iu":
             raise ValueError(f"indices are {ids.dtype}, not integers")
-        ctx.mix(table.tags[axis], node, "picks frames by index")
+        ctx.mix(table.tags[axis], node, BY_INDEX)
         if ids.dtype != np.int64:
             ids = cast(ctx, node, ids, np.dtype(np.int64))
         y = ctx.temp(

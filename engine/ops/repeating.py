@@ -52,10 +52,13 @@ def repeat(
     states: list[View],
     iterate: Iterate,
     targets: Callable[[list[Any]], list[tuple[View, View, tuple[int, int]]]],
+    *,
+    endless: bool = False,
 ) -> list[View]:
-    """A loop; `states` are the buffers that it carries. Returns them with the tags that they turn out to have.
+    """A loop; `endless` if nothing but the file says that it is not. `states` are the buffers that it carries.
 
-    `targets` says, for what an iteration gives, the source of each copy, its target, and the steps of one count.
+    Returns them with the tags that they turn out to have. `targets` says, for what an iteration gives, the source of
+    each copy, its target, and the steps of one count.
     """
     counter = ctx.copy(node, ctx.view(ZERO), ctx.temp((), INT64))
     begin, end = ctx.label(node), ctx.label(node)
@@ -81,7 +84,7 @@ def repeat(
     carry_on(ctx, node, states, after)
     if isinstance(more, View):
         jump(ctx, node, end, more)
-    ctx.emit("count", node, {**limit, 1: counter, 4: counter}, [0, 1, 1, most]).target = begin
+    ctx.emit("count", node, {**limit, 1: counter, 4: counter}, [0, 1, 1, most, endless]).target = begin
     ctx.place(end)
     return states
 

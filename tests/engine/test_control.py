@@ -334,3 +334,49 @@ def test_a_scan_streams() -> None:
     steps = np.stack([stream.step(frame) for frame in x.reshape(75, *stream.inputs[0].shape)])
     assert loaded.run(x.reshape(75, *stream.inputs[0].shape)).tobytes() == steps.tobytes()
     assert loaded(x).tobytes() == steps.tobytes()
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_states_of_a_scan_that_are_inputs_and_outputs(packed: bool) -> None:
+    """As they are, or as a slice of one tensor: by the proof, and by hand."""
+    nodes, begin, end = [scanned()], port("h_0", ["B", 4]), port("h_end", None)
+    if packed:
+        nodes = [node("Squeeze", "s ax", "h_0"), scanned(), node("Unsqueeze", "h_end ax", "s_end")]
+        begin, end = port("s", ["B", 1, 4]), port("s_end", None)
+    weights = {**WEIGHTS, "ax": np.array([1])} if packed else WEIGHTS
+    proto = model(nodes, [port("x", ["T", "B", 3]), begin], [port("y", None), end], **weights)
+    x, h = rand(20, 2, 3), rand(2, 4, seed=5).reshape([2, 1, 4] if packed else [2, 4])
+    loaded = same(proto, {"x": x, begin.name: h})
+    assert loaded.layout.states == {begin.name: end.name}
+    stream = loaded.stream(batch=2)
+    stream.state[begin.name] = h
+    want, last = loaded(x, h)
+    got = np.stack([stream.step(frame) for frame in x])
+    assert got.tobytes() == want.tobytes()
+    np.testing.assert_array_equal(stream.state[begin.name], last)
+    alone = [loaded.stream() for _ in range(2)]
+    for row, one in enumerate(alone):
+        one.state[begin.name] = h[row : row + 1]
+        assert one.run(x[:, row]).tobytes() == np.ascontiguousarray(want[:, row]).tobytes()
+
+
+@pytest.mark.parametrize(
+    ("attrs", "rows", "reason"),
+    [
+        ({"scan_input_directions": [1], "scan_output_directions": [1]}, 5, "Scan 'Scan/_'.*runs backwards in time"),
+        ({"scan_input_axes": [1], "scan_output_axes": [1]}, 6, "fixes 6 time steps"),
+    ],
+)
+def test_scans_that_do_not_stream(attrs: dict[str, Any], rows: int, reason: str) -> None:
+    """Backwards, and along an axis that is not that of the recurrence before it."""
+    body = scanned().attribute[0].g
+    nodes = [
+        node("RNN", "x w r", "h_all", hidden_size=3),
+        node("Squeeze", "h_all one", "xs"),
+        node("Scan", "h_0 xs", "_ y", body=body, num_scan_inputs=1, **attrs),
+    ]
+    weights = {"w": rand(1, 3, 3), "r": rand(1, 3, 3), "one": np.array([1]), "h_0": np.zeros((rows, 4), np.float32)}
+    shape = [6, 5, 3] if rows == 6 else ["T", 5, 3]
+    loaded = gs.load(model(nodes, [port("x", shape)], [port("y", None)], **weights, **WEIGHTS))
+    with pytest.raises(gs.UnsupportedModelError, match=reason):
+        loaded.stream()
