@@ -291,9 +291,9 @@ def test_a_branch_in_a_loop_in_a_loop() -> None:
 
 
 def scanned(**attrs: Any) -> Any:
-    """h' = tanh(x_t @ W + h @ U), y_t = h' * 2."""
+    """h' = sin(x_t @ W + h @ U), y_t = h' * 2."""
     body = graph(
-        [node("MatMul", "x_t W", "a"), node("MatMul", "h U", "b"), node("Add", "a b", "c"), node("Tanh", "c", "h+"),
+        [node("MatMul", "x_t W", "a"), node("MatMul", "h U", "b"), node("Add", "a b", "c"), node("Sin", "c", "h+"),
          node("Add", "h+ h+", "y_t")],
         [port("h", None), port("x_t", None)], [port("h+", None), port("y_t", None)],
     )  # fmt: skip
