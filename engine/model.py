@@ -6,7 +6,7 @@ import hashlib
 import math
 import threading
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -18,6 +18,7 @@ from .cells import recognised
 from .errors import ShapeError, UnsupportedModelError
 from .graph import Graph, Node, Port
 from .layout import Layout
+from .lengths import as_lengths, with_lengths
 from .loops import scanned
 from .lowering import Lowering, NeedsValue
 from .ops.plumbing import cast
@@ -95,6 +96,7 @@ class Model:
         self._bound: frozenset[str] = frozenset()
         self._plans: dict[int, Plan] = {}
         self._lock = threading.Lock()
+        self._with_lengths: Model | None = None
         self.layout = analyse(graph, self.real, states) if layout is None else layout
         if self.streams and layout is None:
             try:
@@ -241,7 +243,7 @@ class Model:
         return values
 
     # ------------------------------------------------------------------ whole calls
-    def __call__(self, *feeds: Any) -> Any:
+    def __call__(self, *feeds: Any, lengths: Sequence[int] | None = None) -> Any:
         """One whole call in the file's own shapes, states in and out included; keeps nothing.
 
         Parameters
@@ -249,6 +251,11 @@ class Model:
         *feeds : one mapping, or arrays
             A mapping by name, or arrays in declared order (nested tuples as in ``module(x, (h0, c0))`` are fine);
             optional inputs may be left out.
+        lengths : sequence of int, optional
+            How many frames of each row there are, in any order. Recurrent operators stop there: what they give beyond
+            is zeros, their final states are those at the length, and a reverse direction begins at it. That is what
+            PyTorch gives for a packed sequence. For models that have no input for lengths themselves, and in which
+            nothing behind the recurrent operators looks along the time axis.
 
         Returns
         -------
@@ -260,17 +267,36 @@ class Model:
         ShapeError
             An array does not fit its port.
         UnsupportedModelError
-            The model asks for something that is not supported, for these shapes.
+            The model asks for something that is not supported, for these shapes; or lengths mean nothing to it.
         """
+        if lengths is not None:
+            return self._lengthwise()._called(feeds, as_lengths(lengths))
+        return self._called(feeds)
+
+    def _lengthwise(self) -> Model:
+        """The same model, whose last input is the lengths."""
+        with self._lock:
+            if self._with_lengths is None:
+                graph, _ = with_lengths(self.graph, self.real)
+                model = Model(graph, backend=self.backend, dtype=self.real, layout=self.layout)
+                model.packed = self.packed
+                self._with_lengths = model
+            return self._with_lengths
+
+    def _called(self, feeds: tuple[Any, ...], lengths: np.ndarray | None = None) -> Any:
+        """A call, with lengths for the last input."""
+        last = {} if lengths is None else {self.inputs[-1].name: lengths}
+        inputs = self.inputs[: len(self.inputs) - len(last)]
         if len(feeds) == 1 and isinstance(feeds[0], Mapping):
-            results = self._call(dict(feeds[0]))
+            results = self._call({**feeds[0], **last})
             return {port.name: array for port, array in zip(self.outputs, results, strict=True)}
         flat: list[Any] = []
         for value in feeds:
             flat.extend(value) if isinstance(value, tuple) else flat.append(value)
-        if len(flat) > len(self.inputs):
-            raise ShapeError(f"{len(flat)} arrays given, the model has inputs {[p.name for p in self.inputs]}")
-        results = self._call({p.name: value for p, value in zip(self.inputs, flat, strict=False) if value is not None})
+        if len(flat) > len(inputs):
+            raise ShapeError(f"{len(flat)} arrays given, the model has inputs {[p.name for p in inputs]}")
+        given = {p.name: value for p, value in zip(inputs, flat, strict=False) if value is not None}
+        results = self._call(given | last)
         return results[0] if len(results) == 1 else tuple(results)
 
     def _call(self, feeds: dict[str, Any]) -> list[np.ndarray]:

@@ -18,7 +18,7 @@ from ..engine.spec import FRAMES, IDS, LAST, Recurrence, Recurrent, Shape, Spec
 __all__ = ["build", "describe"]
 
 #: Buffers of PyTorch that inference does not read.
-_HARMLESS = ("num_batches_tracked", "_extra_state")
+_HARMLESS = ("num_batches_tracked", "n_averaged", "_extra_state")
 #: How many keys are compared and listed in messages.
 _COMPARED, _LISTED = 2000, 8
 

@@ -22,7 +22,7 @@ from .safetensors import is_safetensors, read_safetensors
 from .torch import is_legacy_tar, read_checkpoint
 from .torchscript import is_torchscript, read_torchscript
 
-__all__ = ["is_weights", "read_graph", "read_weights", "to_graph"]
+__all__ = ["array_of", "is_weights", "read_graph", "read_weights", "to_graph"]
 
 _HEAD = 512
 #: Other files that people call weights, by how they begin.
@@ -45,6 +45,7 @@ def read_graph(
     *,
     spec: Spec | None = None,
     state_dict: str | None = None,
+    strip_prefix: str | None = None,
     bind: Mapping[str, Any] | None = None,
 ) -> Graph:
     """The graph of a model whose file holds weights, or a program of PyTorch's with them.
@@ -55,6 +56,8 @@ def read_graph(
         As for `read_weights`.
     spec : Spec, optional
         What the weights belong to. Left out, it is what the file says, or see `infer`.
+    strip_prefix : str, optional
+        What the names of the weights begin with; weights of other names are left alone.
     bind : mapping of str to number, optional
         Values of inputs of a program, known from now on.
 
@@ -68,15 +71,17 @@ def read_graph(
     ModelFormatError, UnsupportedModelError, OSError
         As for `read_weights`, `to_graph`, `read_pt2` and `read_torchscript`.
     ValueError
-        `spec` or `state_dict` for a file that describes its model.
+        `spec`, `state_dict` or `strip_prefix` for a file that describes its model.
     """
     if not isinstance(source, Mapping) and _head(source).startswith(ZIP_MAGIC):
         names = _names(source)
         if is_pt2(names) or is_torchscript(names):
-            if spec is not None or state_dict is not None:
-                raise ValueError("spec= and state_dict= are for weight files; a program describes itself")
+            if (spec, state_dict, strip_prefix) != (None, None, None):
+                raise ValueError("spec=, state_dict= and strip_prefix= are for weight files; a program describes itself")
             return read_pt2(source) if is_pt2(names) else read_torchscript(source, bind=bind)
     weights, own, name = _read(source, state_dict, described=spec is not None)
+    if strip_prefix is not None:
+        weights = _under(strip_prefix, weights, name)
     return to_graph(weights, spec if spec is not None else own, name)
 
 
@@ -117,7 +122,7 @@ def _read(
 ) -> tuple[dict[str, np.ndarray], Spec | None, str]:
     """Weights, what the file says they belong to, and what messages call it; see `read_checkpoint` for `described`."""
     if isinstance(source, Mapping):
-        return {str(key): _array(key, value) for key, value in source.items()}, None, "<weights>"
+        return {str(key): array_of(key, value) for key, value in source.items()}, None, "<weights>"
     name, head = source_name(source), _head(source)
     if head.startswith(HDF5_MAGIC):
         return *read_keras(source), name
@@ -171,6 +176,15 @@ def to_graph(weights: Mapping[str, np.ndarray], spec: Spec | None, source: str) 
     return build(spec if spec is not None else infer(weights, source=source), weights, source=source)
 
 
+def _under(prefix: str, weights: Mapping[str, np.ndarray], source: str) -> dict[str, np.ndarray]:
+    """The weights whose names begin so, without it."""
+    found = {key.removeprefix(prefix): array for key, array in weights.items() if key.startswith(prefix)}
+    if not found:
+        listed = ", ".join(repr(key[:80]) for key in list(weights)[:8])
+        raise ModelFormatError(f"{source}: strip_prefix={prefix!r}: no weight is called so; there are {listed}")
+    return found
+
+
 def _head(source: Source) -> bytes:
     with opened(source) as file:
         return file.read(_HEAD)
@@ -182,7 +196,7 @@ def _other(head: bytes) -> str | None:
     return next((what for magic, what in _OTHERS if head.startswith(magic)), None)
 
 
-def _array(key: object, value: Any) -> np.ndarray:
+def array_of(key: object, value: Any) -> np.ndarray:
     """An array, or a torch.Tensor as one, without needing torch."""
     if hasattr(value, "detach"):
         value = value.detach().cpu()

@@ -31,6 +31,7 @@ from gatestep.engine.stream import Snapshot, Stream
 
 if TYPE_CHECKING:
     import onnx
+    import torch
 
     from gatestep import nn
     from gatestep._verify import Report
@@ -56,10 +57,12 @@ __version__ = "0.1.0"
 
 
 def load(
-    source: str | os.PathLike[str] | bytes | onnx.ModelProto | Mapping[str, Any],
+    source: str | os.PathLike[str] | bytes | onnx.ModelProto | Mapping[str, Any] | torch.nn.Module,
     *,
     spec: nn.Spec | None = None,
     state_dict: str | None = None,
+    strip_prefix: str | None = None,
+    example: Any = None,
     inputs: Sequence[str] | None = None,
     outputs: Sequence[str] | None = None,
     states: Mapping[str, str] | None = None,
@@ -73,16 +76,24 @@ def load(
 
     Parameters
     ----------
-    source : path, bytes, onnx.ModelProto, or mapping of weights
+    source : path, bytes, onnx.ModelProto, mapping of weights, or torch.nn.Module
         An ONNX file; or weights: `.safetensors`, a PyTorch `.pt`/`.pth` state_dict (read without PyTorch, and without
         running anything in the file), `.npz`, JSON (`.nam`, RTNeural, Automated-GuitarAmpModelling, or a state_dict),
         Keras' `.keras` and `.h5` (a chain of layers; takes the extra "keras").
+        Programs of PyTorch: `.pt2` of `torch.export` and TorchScript, read without PyTorch; and, where PyTorch is
+        loaded, its live modules and exported programs.
         Or a `.gatestep` file, see `convert`. Told apart by content, not by name.
     spec : gatestep.nn.Spec, optional
         What the weights of a bare weight file belong to. A single LSTM, GRU or RNN needs none, nor does a file that
         describes its model.
     state_dict : str, optional
         Where in a PyTorch checkpoint or JSON file the weights are, if there are several: ``"model"``, ``"ema.module"``.
+    strip_prefix : str, optional
+        What the names of the weights begin with, ``"module."``: the others are left alone. Found by itself where the
+        spec fits under one prefix only.
+    example : tensor, tuple or mapping, optional
+        What a live module is called with: ``x``, ``(x, (h0, c0))``, or keyword arguments. Needed where the module has
+        a forward of its own; `torch.export` then runs it once. A module in training mode is taken as in evaluation.
     inputs, outputs : sequence of str, optional
         Names of values of an ONNX graph: load only the part between them.
     states : mapping of str to str, optional
@@ -131,38 +142,51 @@ def load(
         given: dict[str, Any] = {
             "spec": spec,
             "state_dict": state_dict,
+            "strip_prefix": strip_prefix,
+            "example": example,
             "inputs": inputs,
             "outputs": outputs,
             "fix": fix or None,
         }
         given |= {"states": states, "bind": bind, "dtype": dtype}
         return _load_file(source, given, backend, self_test)
-    graph = _read(source, spec, state_dict, inputs, outputs, fix, bind)
+    weights = {"spec": spec, "state_dict": state_dict, "strip_prefix": strip_prefix}
+    graph = _read(source, weights, example, inputs, outputs, fix, bind)
     return Model(graph, states=states, backend="cython" if backend == "auto" else backend, dtype=real, bind=bind)
 
 
 def _read(
     source: Any,
-    spec: nn.Spec | None,
-    state_dict: str | None,
+    options: Mapping[str, Any],
+    example: Any,
     inputs: Sequence[str] | None,
     outputs: Sequence[str] | None,
     fix: str | Sequence[str],
     bind: Mapping[str, Any] | None,
 ) -> Graph:
-    """The graph of a source, by what it holds."""
-    from gatestep.importers import weights
+    """The graph of a source, by what it holds; `options` are those for weights."""
+    from gatestep.importers import modules, weights
 
-    if isinstance(source, Mapping) or (
-        isinstance(source, (str, os.PathLike, bytes)) and (spec is not None or weights.is_weights(source))
+    given = [f"{name}=" for name, value in options.items() if value is not None]
+    live = modules.is_live(source)
+    if live and given:
+        raise ValueError(f"{', '.join(given)} are for weight files; a module describes itself")
+    if example is not None and not live:
+        raise ValueError("example= is for live modules of PyTorch; a file describes itself")
+    if (
+        live
+        or isinstance(source, Mapping)
+        or (isinstance(source, (str, os.PathLike, bytes)) and (options["spec"] or weights.is_weights(source)))
     ):
         if inputs is not None or outputs is not None:
-            raise ValueError("inputs= and outputs= name values of an ONNX graph; a weight file has none")
+            raise ValueError("inputs= and outputs= name values of an ONNX graph; this is none")
         if fix:
-            raise ValueError(f"fix={fix!r} mends ONNX files; this is a weight file")
-        return weights.read_graph(source, spec=spec, state_dict=state_dict, bind=bind)
-    if spec is not None or state_dict is not None:
-        raise ValueError("spec= and state_dict= are for weight files; an ONNX model describes itself")
+            raise ValueError(f"fix={fix!r} mends ONNX files; this is none")
+        if live:
+            return modules.read_live(source, example=example, bind=bind)
+        return weights.read_graph(source, **options, bind=bind)
+    if given:
+        raise ValueError(f"{', '.join(given)} are for weight files; an ONNX model describes itself")
     from gatestep.importers.onnx import read_onnx
 
     return read_onnx(source, inputs=inputs, outputs=outputs, fix=fix)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import subprocess
@@ -234,8 +235,9 @@ def program() -> bytes:
 
 
 def test_weights_that_are_missing_or_too_short_are_damage(program: bytes) -> None:
-    for keep in (None, 8):
-        damaged = rewritten(program, lambda name, data: data[:keep] if keep else None if "weight_0" in name else data)
+    missing = rewritten(program, lambda name, data: None if "weight_0" in name else data)
+    short = rewritten(program, lambda name, data: data[:8] if "weight_0" in name else data)
+    for damaged in (missing, short, program[:-100], program[:500]):
         with pytest.raises(gs.ModelFormatError):
             gs.load(damaged)
 
@@ -277,7 +279,5 @@ def test_a_program_that_says_anything_else_is_an_error_of_ours_or_runs(program: 
             container[key] = data.draw(junk)
         return json.dumps(value).encode()
 
-    try:
+    with contextlib.suppress(gs.GatestepError):
         gs.load(rewritten(program, change))
-    except gs.GatestepError:
-        pass
