@@ -57,6 +57,10 @@ class Archive:
                 self.close()
                 raise ModelFormatError(f"{self.name}: the archive has two entries {entry.filename!r}")
             self.entries[entry.filename] = entry
+        # Cut short, an archive may end with the directory of another that lies within it.
+        if self.entries and min(entry.header_offset for entry in self.entries.values()) > 0:
+            self.close()
+            raise ModelFormatError(f"{self.name}: a zip archive cut short or damaged (its directory is another's)")
 
     def __enter__(self) -> Archive:
         return self

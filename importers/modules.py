@@ -64,9 +64,9 @@ def read_live(
     torch = sys.modules["torch"]
     name = name if name is not None else f"<{type(source).__name__}>"
     if isinstance(source, torch.export.ExportedProgram):
-        return _renamed(read_pt2(_saved(torch.export.save, source)), name)
+        return read_pt2(_saved(torch.export.save, source), name=name)
     if isinstance(source, (torch.jit.ScriptModule, torch.jit.ScriptFunction)):
-        return _renamed(read_graph(_saved(torch.jit.save, source), bind=bind), name)
+        return read_graph(_saved(torch.jit.save, source), bind=bind)
     spec = plain_spec(source)
     if spec is not None:
         weights = {key: array_of(key, value) for key, value in source.state_dict().items()}
@@ -77,12 +77,7 @@ def read_live(
             source=name,
             hint="load(module, example=(x,)), or (x, (h0, c0)): what the module is called with",
         )
-    return _renamed(read_pt2(_saved(torch.export.save, _exported(torch, source, example, name))), name)
-
-
-def _renamed(graph: Graph, name: str) -> Graph:
-    graph.source = name
-    return graph
+    return read_pt2(_saved(torch.export.save, _exported(torch, source, example, name)), name=name)
 
 
 def _saved(save: Callable[..., Any], source: Any) -> bytes:
@@ -219,8 +214,9 @@ def _layer(module: Any, kind: str) -> Spec | None:
     if kind == "LayerNorm" and len(module.normalized_shape) == 1:
         affine = module.elementwise_affine
         return layers.LayerNorm(module.normalized_shape[0], module.eps, affine, affine and module.bias is not None)
-    if kind in ("Softmax", "LogSoftmax") and module.dim == -1:
-        return getattr(layers, kind)(dim=-1)  # type: ignore[no-any-return]
+    if kind in ("Softmax", "LogSoftmax"):
+        return (layers.Softmax if kind == "Softmax" else layers.LogSoftmax)(dim=-1) if module.dim == -1 else None
     if kind in _SIMPLE:
-        return getattr(layers, kind)(**{name: getattr(module, name) for name in _SIMPLE[kind]})  # type: ignore[no-any-return]
+        made: Spec = getattr(layers, kind)(**{name: getattr(module, name) for name in _SIMPLE[kind]})
+        return made
     return None

@@ -40,12 +40,14 @@ def is_pt2(names: Any) -> bool:
     return _LEGACY in names or any(re.fullmatch(r"(?:[^/]+/)?models/[^/]+\.json", name) for name in names)
 
 
-def read_pt2(source: Source) -> Graph:
+def read_pt2(source: Source, *, name: str | None = None) -> Graph:
     """Translate an exported program into a graph.
 
     Parameters
     ----------
     source : path or bytes
+    name : str, optional
+        What messages call it; the path by default.
 
     Returns
     -------
@@ -63,6 +65,7 @@ def read_pt2(source: Source) -> Graph:
         The file cannot be opened.
     """
     with Archive(source) as archive:
+        archive.name = archive.name if name is None else name
         program, tensors = (_legacy if _LEGACY in archive.entries else _current)(archive)
         try:
             return _Program(archive.name, program, tensors).graph

@@ -77,7 +77,9 @@ def read_graph(
         names = _names(source)
         if is_pt2(names) or is_torchscript(names):
             if (spec, state_dict, strip_prefix) != (None, None, None):
-                raise ValueError("spec=, state_dict= and strip_prefix= are for weight files; a program describes itself")
+                raise ValueError(
+                    "spec=, state_dict= and strip_prefix= are for weight files; a program describes itself"
+                )
             return read_pt2(source) if is_pt2(names) else read_torchscript(source, bind=bind)
     weights, own, name = _read(source, state_dict, described=spec is not None)
     if strip_prefix is not None:

@@ -92,6 +92,15 @@ def rms_norm(
     return (y, None) if a.name.startswith("_fused") else y
 
 
+@op("_weight_norm", "_weight_norm_interface")
+def weight_norm(a: Aten, v: Tensor, g: Tensor, dim: int = 0) -> Any:
+    """``g * v / norm(v)``, the norm over all axes but `dim`; -1: over all."""
+    over = [k for k in range(a.rank(v)) if dim == -1 or k != a.axis(v, dim)]
+    size = a.part("linalg_vector_norm", v, 2, over, True)
+    made = binary(a, "Mul", v, binary(a, "Div", g, size))
+    return (made, size) if a.name.endswith("interface") else made
+
+
 @op("group_norm")
 def group_norm(
     a: Aten,

@@ -343,6 +343,8 @@ NORMS = [
     ("instance_norm", (f(2, 3, 8), None, None, f(3), p(3), False, 0.1, 1e-5, True)),
     ("batch_norm", (f(2, 3, 8), f(3), f(3), f(3), p(3), False, 0.1, 1e-5, True)),
     ("batch_norm", (f(4, 3), None, None, f(3), p(3), False, 0.1, 1e-3, True)),
+    ("_weight_norm", (f(4, 3, 2), f(4, 1, 1))),
+    ("_weight_norm", (f(4, 3), f(1, 3), 1)),
     ("scaled_dot_product_attention", (f(2, 3, 4, 5), f(2, 3, 6, 5), f(2, 3, 6, 5))),
     ("scaled_dot_product_attention", (f(2, 4, 5), f(2, 4, 5), f(2, 4, 5)), {"is_causal": True, "scale": 0.3}),
     ("scaled_dot_product_attention", (f(2, 4, 5), f(2, 6, 5), f(2, 6, 5), b(4, 6) | torch.eye(4, 6).bool())),
