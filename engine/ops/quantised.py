@@ -39,7 +39,7 @@ def spread(shape: Sequence[int], value: Any, axis: int, block: int) -> Any:
         expected = tuple(-(-n // block) if k == axis else n for k, n in enumerate(shape))
         if value.shape != expected:
             raise ValueError(f"{value.shape} scales do not fit {tuple(shape)} in blocks of {block} along axis {axis}")
-        return value.repeat(block, axis).take(range(shape[axis]), axis)
+        return value.take(np.arange(shape[axis]) // block, axis)
     if value.shape != (shape[axis],):
         raise ValueError(f"{value.shape} scales do not fit axis {axis} of {tuple(shape)}")
     return value.reshape(-1, *(1,) * (len(shape) - axis - 1))
@@ -159,6 +159,8 @@ class DequantizeLinear(Op):
     def evaluate(node: Node, *inputs: Array | None) -> tuple[Array, ...]:
         x, scale, zero = (*inputs, None)[:3]
         assert x is not None and scale is not None
+        if x.dtype.kind not in "iu":
+            raise ValueError(f"takes integers, not {x.dtype}")
         axis, block = node.attrs["axis"], node.attrs["block_size"]
         wide = x.astype(np.int64)
         if zero is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import numpy as np
@@ -101,6 +102,43 @@ def atanh(call: Call) -> None:
     call.finish("Mul", (*call.add("Log", ratio), call.scalar(0.5)))
 
 
+def arc_tangent(call: Call, x: str) -> str:
+    """The angle of a tangent, to 2e-7: into 0..1 by 1/x, quartered by half angles, then five terms of the series."""
+    one = call.scalar(1.0)
+    (size,) = call.add("Abs", (x,))
+    (part,) = call.add("Min", (size, *call.add("Reciprocal", (size,))))
+    for _ in range(2):
+        root = call.add("Sqrt", call.add("Add", (*call.add("Mul", (part, part)), one)))
+        (part,) = call.add("Div", (part, *call.add("Add", (*root, one))))
+    (square,) = call.add("Mul", (part, part))
+    sums = (call.scalar(1 / 9),)
+    for term in (-1 / 7, 1 / 5, -1 / 3, 1.0):
+        sums = call.add("Add", (*call.add("Mul", (*sums, square)), call.scalar(term)))
+    angle = call.add("Mul", (*call.add("Mul", (*sums, part)), call.scalar(4.0)))
+    beyond = call.add("Sub", (call.scalar(math.pi / 2), *angle))
+    chosen = call.add("Where", (*call.add("Greater", (size, one)), *beyond, *angle))
+    return call.add("Mul", (*chosen, *call.add("Sign", (x,))))[0]
+
+
+def atan(call: Call) -> None:
+    call.rename(arc_tangent(call, call.inputs[0]))
+
+
+def arc_sine(call: Call) -> str:
+    """The angle of x / sqrt((1 - x) * (1 + x))."""
+    (x,), one = call.inputs, call.scalar(1.0)
+    sides = (*call.add("Sub", (one, x)), *call.add("Add", (one, x)))
+    return arc_tangent(call, call.add("Div", (x, *call.add("Sqrt", call.add("Mul", sides))))[0])
+
+
+def asin(call: Call) -> None:
+    call.rename(arc_sine(call))
+
+
+def acos(call: Call) -> None:
+    call.finish("Sub", (call.scalar(math.pi / 2), arc_sine(call)))
+
+
 def hardmax(call: Call) -> None:
     """1 at the first of the largest along the axis, 0 elsewhere."""
     (x,), axis = call.inputs, call.attrs["axis"]
@@ -143,6 +181,9 @@ _GROUPS = {**_EPSILON, "num_groups": Attr(INT, REQUIRED)}
 FORMS: dict[str, tuple[Form, ...]] = {
     **{op: (Form(7, same),) for op in ("Sin", "Cos")},
     "Tan": (Form(7, tan),),
+    "Asin": (Form(7, asin),),
+    "Acos": (Form(7, acos),),
+    "Atan": (Form(7, atan),),
     "Sinh": (Form(9, hyperbolic("Sub")),),
     "Cosh": (Form(9, hyperbolic("Add")),),
     "Asinh": (Form(9, asinh),),

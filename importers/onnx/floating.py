@@ -109,17 +109,22 @@ class _Pass:
             node.attrs[key] = in_float(body)
         self.nodes.append(node)  # stays where something takes its integers
         handler = getattr(self, f"_{node.op}", None)
-        if handler is not None:
-            handler(node)
-        elif node.op in MOVES:
-            self._moved(node)
-        if node.op in FOLDED and all(name in self.known for name in node.inputs):
-            (self.known[node.outputs[0]],) = OPS[node.op].evaluate(node, *(self.known[name] for name in node.inputs))
+        try:
+            if handler is not None:
+                handler(node)
+            elif node.op in MOVES:
+                self._moved(node)
+            if node.op in FOLDED and all(name in self.known for name in node.inputs):
+                (self.known[node.outputs[0]],) = OPS[node.op].evaluate(
+                    node, *(self.known[name] for name in node.inputs)
+                )
+        except (ValueError, IndexError, TypeError):
+            return  # scales or weights that do not fit: the node stays, and is refused where it is built
 
     def _DynamicQuantizeLinear(self, node: Node) -> None:
         q, scale, zero = node.outputs
         self.stands[q] = Stand(node.inputs[0], ONE)
-        self.known |= {scale: ONE, zero: np.zeros((), np.uint8)}
+        self.known |= {name: value for name, value in ((scale, ONE), (zero, np.zeros((), np.uint8))) if name}
 
     def _QuantizeLinear(self, node: Node) -> None:
         _, scale, zero = (*(self.known.get(name) for name in node.inputs), None)[:3]

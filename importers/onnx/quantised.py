@@ -118,8 +118,9 @@ def _folded(call: Call, op: str, inputs: Sequence[str], attrs: dict[str, Any]) -
     if any(name and array is None for name, array in zip(inputs, known, strict=True)):
         return None
     try:
-        (array,) = OPS[op].evaluate(Node(op, (), (), attrs, call.node.title), *known)
-    except ValueError as error:
+        with np.errstate(all="ignore"):
+            (array,) = OPS[op].evaluate(Node(op, (), (), attrs, call.node.title), *known)
+    except (ValueError, IndexError, TypeError) as error:
         raise call.damaged(str(error)) from None
     return array
 
