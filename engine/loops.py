@@ -18,7 +18,7 @@ import numpy as np
 from .errors import GatestepError
 from .graph import Graph, Node, Port, needed
 from .lowering import NeedsValue
-from .ops.control import is_known
+from .ops.control import TooLong, is_known
 from .ops.loop import Clock
 from .values import ValueList, View
 from .walk import port_shapes, unused, walk
@@ -123,7 +123,7 @@ class _Frames:
                 return None
             try:
                 found.append(clock.series(limit, names))
-            except (GatestepError, ValueError, IndexError, TypeError, OverflowError, ArithmeticError):
+            except (TooLong, GatestepError, ValueError, IndexError, TypeError, OverflowError, ArithmeticError):
                 return None
         return found
 

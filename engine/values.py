@@ -115,6 +115,10 @@ class ValueList:
     items: tuple[Value, ...]
 
     @property
+    def shape(self) -> tuple[int, ...]:
+        return (len(self.items),)
+
+    @property
     def ndim(self) -> int:
         return len(self.items)
 

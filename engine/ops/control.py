@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..errors import GatestepError, NeedsValue, ShapeError, UnsupportedModelError
+from ..errors import GatestepError, NeedsValue, UnsupportedModelError
 from ..graph import Graph, Node
 from ..values import Tag, ValueList, View, collapse
 from .registry import OPS, Array, Op, register
@@ -20,12 +20,16 @@ from .registry import OPS, Array, Op, register
 if TYPE_CHECKING:
     from ..lowering import Instruction, Lowering
 
-__all__ = ["aside", "computed", "counted", "is_known", "jump", "moved", "padded", "truth", "without"]
+__all__ = ["TooLong", "aside", "computed", "counted", "is_known", "jump", "moved", "padded", "truth", "without"]
 
-#: Nodes computed with NumPy for one value, beyond which a file is not what a program is built around.
-MOST_COMPUTED = 1_000_000
+#: Nodes computed with NumPy to know how often a loop runs: a second or two.
+MOST_COMPUTED = 100_000
 
 _left: ContextVar[list[int] | None] = ContextVar("_left", default=None)
+
+
+class TooLong(Exception):
+    """It takes more than `MOST_COMPUTED` nodes to know."""
 
 
 # ---------------------------------------------------------------------- by definition
@@ -35,7 +39,7 @@ def computed(body: Graph, inputs: Sequence[Any], wanted: Sequence[int] | None = 
     if left is not None:
         left[0] -= len(body.nodes) + 1
         if left[0] < 0:
-            raise ShapeError(f"{body.source}: computes more than {MOST_COMPUTED:,} nodes to know one value")
+            raise TooLong
     values: dict[str, Any] = {"": None, **body.constants}
     values.update((port.name, value) for port, value in zip(body.inputs, inputs, strict=True))
     for node in body.nodes:
@@ -51,9 +55,7 @@ def computed(body: Graph, inputs: Sequence[Any], wanted: Sequence[int] | None = 
 
 
 def counted(compute: Callable[[], Any]) -> Any:
-    """What `compute` gives, if it does not take more nodes than there are for one value."""
-    if _left.get() is not None:
-        return compute()
+    """What `compute` gives; TooLong where that takes too many nodes."""
     token = _left.set([MOST_COMPUTED])
     try:
         return compute()
@@ -117,7 +119,7 @@ class If(Op):
     def evaluate(node: Node, *inputs: Array | None) -> tuple[Array, ...]:
         condition, *captured = padded(node, inputs)
         body = node.attrs["then" if truth(condition, "the condition") else "orelse"]
-        return tuple(counted(lambda: computed(body, captured)))
+        return tuple(computed(body, captured))
 
     @staticmethod
     def lower(ctx: Lowering, node: Node, *inputs: Any) -> tuple[Any, ...]:

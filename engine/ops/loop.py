@@ -5,6 +5,7 @@ Iterations differ where they make values of other shapes than the one before, or
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Sequence
 from dataclasses import replace
@@ -15,7 +16,7 @@ import numpy as np
 from ..errors import GatestepError, NeedsValue
 from ..graph import Graph, Node, Port, needed
 from ..values import ValueList, View
-from .control import computed, counted, is_known, padded, truth, without
+from .control import TooLong, computed, counted, is_known, padded, truth, without
 from .plumbing import BY_INDEX, cast
 from .registry import Array, Op, register
 from .repeating import INT64, ZERO, Changes, begun, repeat, stacked
@@ -115,22 +116,19 @@ class Loop(Op):
         body, count = node.attrs["body"], node.attrs["states"]
         limit = math.inf if trip is None else int(trip.reshape(()))
 
-        def run() -> tuple[Array, ...]:
-            states, captured = values[:count], values[count:]
-            more, k = condition is None or truth(condition, "the condition"), 0
-            given: list[list[Array]] = [[] for _ in body.outputs[1 + count :]]
-            while more and k < limit:
-                go, *after = computed(body, [np.array(k, INT64), np.array(True), *states, *captured])
-                states = after[:count]
-                for stack, value in zip(given, after[count:], strict=True):
-                    stack.append(value)
-                more, k = truth(go, "the condition"), k + 1
-            if given and not k:
-                after = computed(body, [ZERO, np.array(True), *states, *captured])[1 + count :]
-                return *states, *(np.zeros((0, *value.shape), value.dtype) for value in after)
-            return *states, *map(np.stack, given)
-
-        return tuple(counted(run))
+        states, captured = values[:count], values[count:]
+        more, k = condition is None or truth(condition, "the condition"), 0
+        given: list[list[Array]] = [[] for _ in body.outputs[1 + count :]]
+        while more and k < limit:
+            go, *after = computed(body, [np.array(k, INT64), np.array(True), *states, *captured])
+            states = after[:count]
+            for stack, value in zip(given, after[count:], strict=True):
+                stack.append(value)
+            more, k = truth(go, "the condition"), k + 1
+        if given and not k:
+            after = computed(body, [ZERO, np.array(True), *states, *captured])[1 + count :]
+            return *states, *(np.zeros((0, *value.shape), value.dtype) for value in after)
+        return *states, *map(np.stack, given)
 
     @staticmethod
     def lower(ctx: Lowering, node: Node, *inputs: Any) -> tuple[Any, ...]:
@@ -150,12 +148,10 @@ class Loop(Op):
         exact = steps is not None and Loop._goes_on(body)
         if not enters or limit == 0:
             steps, exact = 0, True
-        elif not exact and clock.knows_condition and not isinstance(limit, View):
-            most = clock.iterations(limit)
-            if not isinstance(condition, View):
-                steps, exact = most, True
-            else:
-                limit = most
+        elif not exact and clock.knows_condition and not isinstance(limit, View) and not Loop._goes_on(body):
+            with contextlib.suppress(TooLong):  # then the running program finds out
+                limit = clock.iterations(limit)
+                steps, exact = (limit, True) if not isinstance(condition, View) else (None, False)
         loop = _LoopCall(ctx, node, values, kept, steps if exact else limit, condition, exact)
         return loop.lower()
 

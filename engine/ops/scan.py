@@ -10,7 +10,7 @@ import numpy as np
 from ..errors import ShapeError
 from ..graph import Node
 from ..values import Buffer, Tag, ValueList, View
-from .control import aside, computed, counted, moved, padded, without
+from .control import aside, computed, moved, padded, without
 from .plumbing import axes_of
 from .registry import Array, Op, register
 from .repeating import MOST_WALKS, Changes, begun, carried_tags, carry_on, repeat, same_form
@@ -46,23 +46,20 @@ class Scan(Op):
             for x, axis, reverse in zip(xs, axes, node.attrs["in_reverse"], strict=True)
         ]
 
-        def run() -> tuple[Array, ...]:
-            now, rows = states, []
-            for t in range(xs[0].shape[axes[0]]):
-                after = computed(body, [*now, *(x.take(t, a) for x, a in zip(flipped, axes, strict=True)), *captured])
-                now = after[:count]
-                rows.append(after[count:])
-            stacks = [np.stack(values) for values in zip(*rows, strict=True)]
-            if not rows:
-                blanks = [np.zeros(np.delete(x.shape, a), x.dtype) for x, a in zip(xs, axes, strict=True)]
-                after = computed(body, [*now, *blanks, *captured])[count:]
-                stacks = [np.zeros((0, *value.shape), value.dtype) for value in after]
-            ys = []
-            for y, axis, reverse in zip(stacks, node.attrs["out_axes"], node.attrs["out_reverse"], strict=True):
-                ys.append(np.moveaxis(y[::-1] if reverse else y, 0, axes_of(np.array(axis), y.ndim)[0]))
-            return *now, *ys
-
-        return tuple(counted(run))
+        now, rows = states, []
+        for t in range(xs[0].shape[axes[0]]):
+            after = computed(body, [*now, *(x.take(t, a) for x, a in zip(flipped, axes, strict=True)), *captured])
+            now = after[:count]
+            rows.append(after[count:])
+        stacks = [np.stack(values) for values in zip(*rows, strict=True)]
+        if not rows:
+            blanks = [np.zeros(np.delete(x.shape, a), x.dtype) for x, a in zip(xs, axes, strict=True)]
+            after = computed(body, [*now, *blanks, *captured])[count:]
+            stacks = [np.zeros((0, *value.shape), value.dtype) for value in after]
+        ys = []
+        for y, axis, reverse in zip(stacks, node.attrs["out_axes"], node.attrs["out_reverse"], strict=True):
+            ys.append(np.moveaxis(y[::-1] if reverse else y, 0, axes_of(np.array(axis), y.ndim)[0]))
+        return *now, *ys
 
     @staticmethod
     def lower(ctx: Lowering, node: Node, *inputs: Any) -> tuple[Any, ...]:

@@ -380,3 +380,134 @@ def test_scans_that_do_not_stream(attrs: dict[str, Any], rows: int, reason: str)
     loaded = gs.load(model(nodes, [port("x", shape)], [port("y", None)], **weights, **WEIGHTS))
     with pytest.raises(gs.UnsupportedModelError, match=reason):
         loaded.stream()
+
+
+# ---------------------------------------------------------------------- loops without end
+
+
+@pytest.mark.parametrize("trip", [None, 2**62])
+def test_a_loop_without_end_stops(trip: int | None) -> None:
+    """What only the running program knows stops at a stated number, in well under a minute."""
+    loop, outs = counting([node("Sin", "h", "h+")], ["h"], [])
+    if trip is None:
+        loop.input[0] = ""
+    weights = {"m": np.array(trip)} if trip else {}
+    loaded = gs.load(model([loop], [port("h_0", [1])], outs, go=np.array(True), **weights))
+    with pytest.raises(gs.ShapeError, match=r"Loop 'loop': does not end \(more than 16,777,216 iterations\)"):
+        loaded(np.ones(1, np.float32))
+
+
+def test_a_loop_whose_end_takes_too_long_to_find() -> None:
+    """A condition that is known before the loop runs is followed for a bounded number of steps."""
+    loop, outs = counting(
+        [node("Sin", "h", "h+"), node("Add", "k one", "k+"), node("Less", "k+ far", "more")],
+        ["h", "k"], [], again="more", kinds={"k": INT64}, inside={"one": np.array(1), "far": np.array(2**60)},
+    )  # fmt: skip
+    loop.input[0] = ""
+    proto = model([loop], [port("h_0", [1])], outs, go=np.array(True), k_0=np.array(0))
+    with pytest.raises(gs.ShapeError, match="Loop 'loop': does not end"):
+        gs.load(proto)(np.ones(1, np.float32))
+
+
+# ---------------------------------------------------------------------- sequences
+
+
+def test_sequences_while_a_program_is_built() -> None:
+    """Made, cut, put in, taken out, measured and joined: with positions that are known."""
+    nodes = [
+        node("SplitToSequence", "x", "parts", axis=1, keepdims=0),
+        node("SplitToSequence", "x sizes", "uneven", axis=1),
+        node("SequenceAt", "uneven last", "tail"),
+        node("Tanh", "tail", "t"),
+        node("SequenceErase", "parts first", "fewer"),
+        node("SequenceInsert", "fewer z first", "more"),
+        node("ConcatFromSequence", "more", "joined", axis=-1, new_axis=1),
+        node("SequenceConstruct", "t x", "two"),
+        node("ConcatFromSequence", "two", "wide", axis=1),
+        node("SequenceLength", "more", "n"),
+        node("SequenceEmpty", "", "none"),
+        node("SequenceInsert", "none wide", "single"),
+        node("SequenceAt", "single first", "again"),
+    ]
+    proto = model(
+        nodes, [port("x", [2, 5]), port("z", [2])],
+        [port("joined", None), port("again", None), port("n", (), INT64)],
+        sizes=np.array([1, 4]), first=np.array(0), last=np.array(-1),
+    )  # fmt: skip
+    same(proto, {"x": rand(2, 5), "z": rand(2, seed=1)})
+
+
+@pytest.mark.parametrize(
+    ("nodes", "message"),
+    [
+        ([node("SequenceConstruct", "x x", "s"), node("Neg", "s", "y")], "Neg 'Neg/y': takes a sequence"),
+        ([node("SequenceLength", "x", "y")], "SequenceLength"),
+        ([node("SequenceConstruct", "x", "s"), node("SequenceAt", "s far", "y")], "position 9 lies outside"),
+        ([node("SequenceEmpty", "", "s"), node("ConcatFromSequence", "s", "y", axis=0)], "a sequence of nothing"),
+        ([node("SequenceConstruct", "x", "s"), node("Identity", "s", "y")], "'y' is a sequence"),
+    ],
+)
+def test_sequences_that_are_refused(nodes: list[Any], message: str) -> None:
+    with pytest.raises(gs.GatestepError, match=message):
+        gs.load(model(nodes, [port("x", [2, 3])], [port("y", None)], far=np.array(9)))(rand(2, 3))
+
+
+# ---------------------------------------------------------------------- a detector of voice
+
+
+def detector() -> Any:
+    """Both nets of a voice detector in one file, by rate: a convolution, and an LSTM whose state goes in and out."""
+
+    def net(width: int, seed: int) -> Any:
+        nodes = [
+            node("Unsqueeze", "input one", "u"),
+            node("Conv", "u k", "v", strides=[width]),
+            node("Relu", "v", "r"),
+            node("ReduceMean", "r", "m", axes=[2], keepdims=0),
+            node("Unsqueeze", "m nought", "f"),
+            node("Gather", "state first", "h", axis=0),
+            node("Gather", "state second", "c", axis=0),
+            node("Unsqueeze", "h nought", "h1"),
+            node("Unsqueeze", "c nought", "c1"),
+            node("LSTM", "f w q _ _ h1 c1", "_ hn cn", hidden_size=4),
+            node("Concat", "hn cn", "out_state", axis=0),
+            node("Squeeze", "hn nought", "g"),
+            node("MatMul", "g o", "p"),
+            node("Sigmoid", "p", "out"),
+        ]
+        weights = {
+            "k": rand(6, 1, width, seed=seed), "w": rand(1, 16, 6, seed=seed) / 2, "q": rand(1, 16, 4, seed=seed) / 2,
+            "o": rand(4, 1, seed=seed), "one": np.array([1]), "nought": np.array([0]),
+            "first": np.array(0), "second": np.array(1),
+        }  # fmt: skip
+        made = graph(nodes, [], [port("out", None), port("out_state", None)], **weights)
+        for part in made.node:  # names of its own, as exporters give them
+            for names in (part.input, part.output):
+                names[:] = [n if n in ("", "input", "state") else f"{n}{seed}" for n in names]
+        for named in (*made.initializer, *made.output):
+            named.name = f"{named.name}{seed}"
+        return made
+
+    choice = node("If", "c", "output stateN", then_branch=net(8, 1), else_branch=net(4, 2))
+    return model(
+        [node("Equal", "sr rate", "c"), choice],
+        [port("input", [1, 32]), port("state", [2, 1, 4]), port("sr", (), INT64)],
+        [port("output", None), port("stateN", None)], rate=np.array(16000),
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("rate", [16000, 8000])
+def test_a_detector_with_a_net_for_every_rate(rate: int) -> None:
+    proto = detector()
+    reference = session(proto)
+    loaded = gs.load(proto, bind={"sr": rate})
+    assert loaded.layout.states == {"state": "stateN"}
+    stream = loaded.stream()
+    state = np.zeros((2, 1, 4), np.float32)
+    for k in range(9):
+        x = rand(1, 32, seed=k)
+        want, state = reference.run(None, {"input": x, "state": state, "sr": np.array(rate)})
+        got = stream.step(x.reshape(stream.inputs[0].shape))
+        np.testing.assert_allclose(got.reshape(want.shape), want, atol=1e-6)
+    with pytest.raises(gs.UnsupportedModelError, match=r"bind=\{'sr': \.\.\.\}"):
+        gs.load(proto).stream()
