@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from .elements import Elements
 from .graph import Graph, Node
 from .lowering import Lowering
 from .ops import OPS
@@ -94,6 +95,7 @@ class Known:
 
     def __post_init__(self) -> None:
         self.values = self.ctx.values
+        self.elements = Elements(self)
         self.more = self.graph.blank()
         self.fixed.update(self.graph.constants)
         for node in self.graph.nodes:
@@ -122,6 +124,11 @@ class Known:
                 break
             name = data[0]
         return name
+
+    def source(self, name: str) -> str:
+        """The value that this one is, however it was moved, packed and taken out again."""
+        base = self.before(name)
+        return self.elements.link(name) if self.op(base) == "Concat" else base
 
     def affine(self, name: str) -> Affine | None:
         """The sum of dense terms that this value is; None where it is no such sum of known matrices."""
@@ -257,7 +264,7 @@ class Known:
             return None
         node = self.made.get(name)
         if node is None or node.op != "Concat" or node.attrs["axis"] not in (-1, value.ndim - 1):
-            self.factors.setdefault(self.before(name), []).append(matrix)
+            self.factors.setdefault(self.source(name), []).append(matrix)
             return Affine({name: matrix}, np.zeros(matrix.shape[1]))
         found, start = Affine({}, np.zeros(matrix.shape[1])), 0
         for part in node.inputs:

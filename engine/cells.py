@@ -262,7 +262,7 @@ class Search:
 
     def recurs(self, h: str, cell: Cell) -> bool:
         """Whether the step before this one multiplies its h by the same matrices, or the one behind by one of them."""
-        before = self.known.before(h)
+        before = self.known.source(h)
         owner = self.owners.get(before)
         if owner is not None and owner.result == before and owner.op == cell.op:
             then = [gate.terms.get(owner.state) for gate in owner.gates]

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 
-from .affine import Known
 from .graph import Node
 from .ops import OPS
 from .values import View
+
+if TYPE_CHECKING:
+    from .affine import Known
 
 __all__ = ["Elements"]
 

@@ -15,7 +15,6 @@ from typing import Any
 import numpy as np
 
 from .affine import Known
-from .elements import Elements
 from .errors import GatestepError
 from .graph import Graph, Node
 from .lowering import NeedsValue
@@ -87,7 +86,7 @@ class Unrolled:
 
     def __post_init__(self) -> None:
         self.outputs = {port.name for port in self.graph.outputs}
-        self.elements = Elements(self.known)
+        self.elements = self.known.elements
         for node in self.graph.nodes:
             if node.key in self.known.made and node.key not in self.known.fixed:
                 self.enter(node)

@@ -13,6 +13,7 @@ from .errors import GatestepError
 from .frames import STATES, Family, Unrolled
 from .fusing import in_order
 from .graph import Graph, Node, Port
+from .ops import OPS
 from .oracle import evaluate
 
 __all__ = ["with_first_steps"]
@@ -61,13 +62,10 @@ class Peeled:
         for k, out in STATES.items():
             if out < len(outputs):
                 given = self.found.elements.link(one.inputs[k])
-                if (
-                    given in self.known.fixed
-                    or given not in self.known.made
-                    or given != self.known.before(one.inputs[k])
-                ):
+                back = self.path(one.inputs[k], {given})
+                if given in self.known.fixed or given not in self.known.made or not back:
                     return None
-                results[given] = self.continued(two.inputs[k], self.distance(one.inputs[k], given), renamed)
+                results[given] = self.continued(self.path(two.inputs[k], {*renamed}), len(back) - 1, renamed)
         if "" in results.values() or not self.agree(results):
             return None
         back = {made: given for given, made in results.items()}
@@ -82,21 +80,22 @@ class Peeled:
         self.new.nodes = in_order(self.new)
         return self.new
 
-    def distance(self, name: str, base: str) -> int:
-        """How many operators that move elements lie between the two."""
-        count = 0
-        while name != base:
-            name, count = self.known.made[name].inputs[0], count + 1
-        return count
-
-    def continued(self, name: str, distance: int, renamed: dict[str, str]) -> str:
-        """What the next state goes through, but for the last `distance` operators, over the new step's outputs."""
+    def path(self, name: str, ends: set[str]) -> list[str]:
+        """The values that this one was moved from, back to one of `ends`; [] where it was not."""
         path = [name]
-        if self.known.before(name) not in renamed:
-            return ""
-        while path[-1] not in renamed:
-            path.append(self.known.made[path[-1]].inputs[0])
-        if distance >= len(path):
+        while path[-1] not in ends:
+            node = self.known.made.get(path[-1])
+            if node is None or not OPS[node.op].moves:
+                return []
+            parts = [k for k in node.inputs if node.op != "Concat" or self.found.elements.link(k) in ends]
+            if not parts:
+                return []
+            path.append(parts[0])
+        return path
+
+    def continued(self, path: list[str], distance: int, renamed: dict[str, str]) -> str:
+        """What the next state goes through, but for the last `distance` operators, over the new step's outputs."""
+        if distance >= len(path) or any(self.known.op(step) == "Concat" for step in path[distance:-1]):
             return ""
         for step in reversed(path[distance:-1]):
             node = self.known.made[step]

@@ -185,17 +185,19 @@ class Thaw:
 
     def add(self, node: Node) -> str:
         self.new.nodes.append(node)
-        for name in node.inputs:
-            if name and name not in self.walk.values:
-                self.walk.values[name] = self.new.constants[name]
         self.walk.lower(node)
         return node.outputs[0]
 
     def made(self, op: str, inputs: Sequence[str], **attrs: Any) -> str:
         return self.add(Node(op, tuple(inputs), (self.new.fresh(op.lower()),), attrs))
 
+    def constant(self, array: np.ndarray) -> str:
+        name = self.new.constant(array)
+        self.walk.values[name] = array
+        return name
+
     def numbers(self, *values: int) -> str:
-        return self.new.constant(np.array(values, dtype=np.int64))
+        return self.constant(np.array(values, dtype=np.int64))
 
     def size(self, whats: Sequence[str]) -> str:
         """The product of these sizes, as a value of one element."""
@@ -282,7 +284,7 @@ class Thaw:
                 and index.size == 1
                 and int(index.reshape(-1)[0]) == size - 1
             ):
-                inputs[1] = self.new.constant(np.full(index.shape, -1, dtype=np.int64))
+                inputs[1] = self.constant(np.full(index.shape, -1, dtype=np.int64))
             return
         starts, ends = (np.array(value) for value in known[:2])
         axes = known[2].reshape(-1) if len(known) > 2 and known[2] is not None else np.arange(starts.size)
@@ -337,7 +339,7 @@ class Thaw:
             raise Refused("a constant that differs along a free axis")
         if value.shape[axis] != 1:
             if name in self.new.constants:
-                name = self.new.constant(value.take([0], axis))  # type: ignore[union-attr]
+                name = self.constant(value.take([0], axis))  # type: ignore[union-attr]
             else:
                 name = self.made("Slice", [name, self.numbers(0), self.numbers(1), self.numbers(axis), self.numbers(1)])
         if what is None:

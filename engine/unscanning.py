@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 
 from .affine import Known
-from .elements import Elements
 from .errors import GatestepError
 from .frames import CELLS, STATES
 from .fusing import in_order
@@ -117,7 +116,7 @@ class Unscan:
     def __init__(self, new: Graph, node: Node, body: Graph, ctx: Lowering, real: np.dtype[Any]) -> None:
         self.new, self.node, self.body, self.ctx = new, node, body, ctx
         self.known = Known(body, walk(body, real, port_shapes(body, {})))
-        self.elements = Elements(self.known)
+        self.elements = self.known.elements
         self.whole: dict[str, str | Frames] = dict.fromkeys([""], "")
         self.final: dict[str, str] = {}
         self.count = node.attrs["states"]
