@@ -17,8 +17,10 @@ __all__ = ["Affine", "Known", "lead"]
 
 #: Sums of more terms than this are no gate.
 MOST_TERMS = 64
+#: Sums with more operators than this, beside dense ones, are no gate.
+MOST_ADDENDS = 8
 #: Operators whose results can be sums of dense terms.
-SUMS = frozenset(("MatMul", "Gemm", "Add", "Sub"))
+SUMS = frozenset(("MatMul", "Gemm", "Add", "Sub", "Mul", "Div"))
 #: Values with more elements than this are not followed through what moves their elements.
 MOST_ELEMENTS = 1 << 20
 
@@ -55,6 +57,12 @@ class Affine:
         if factor == 1:
             return self
         return Affine({name: m * m.dtype.type(factor) for name, m in self.terms.items()}, self.bias * factor)
+
+    def stretched(self, factors: np.ndarray) -> Affine:
+        """Each column times a factor."""
+        if (factors == factors[0]).all():
+            return self.times(float(factors[0]))
+        return Affine({name: m * factors.astype(m.dtype) for name, m in self.terms.items()}, self.bias * factors)
 
     def columns(self, places: np.ndarray) -> Affine:
         """Some of the columns, in this order."""
@@ -238,9 +246,38 @@ class Known:
             a, b = (self._operand(k, name) for k in node.inputs)
             if a is None or b is None:
                 return None
-            total = a + (-b if node.op == "Sub" else b)
-            return total if len(total.terms) <= MOST_TERMS else None
+            both = a + (-b if node.op == "Sub" else b)
+            return both if len(both.terms) <= MOST_TERMS else None
+        if node is not None and node.op in ("Mul", "Div"):
+            scaled, factor = self.scaled(name)
+            total = None if factor is None else self.affine(scaled)
+            return None if total is None or factor is None else total.stretched(factor)
         return self._constant(name, value.shape[-1])
+
+    def scaled(self, name: str) -> tuple[str, np.ndarray | None]:
+        """The value as another one of its shape, times a vector of the file; None where it is no such product."""
+        node = self.made.get(name)
+        if node is None or node.op not in ("Mul", "Div") or name in self.fixed:
+            return name, None
+        for other, factor in (node.inputs, node.inputs[::-1]):
+            found = self._constant(factor, self.shape(name)[-1]) if self.shape(name) else None
+            if found is not None and other not in self.fixed and self.shape(other) == self.shape(name):
+                if node.op == "Mul":
+                    return other, found.bias
+                if factor == node.inputs[1] and found.bias.all():
+                    return other, 1 / found.bias
+        return name, None
+
+    def addends(self, name: str, depth: int = 0) -> list[tuple[float, str]]:
+        """The terms of a sum of full-width values, with their signs; what is dense is one term."""
+        node = self.made.get(name)
+        if node is None or node.op not in ("Add", "Sub") or depth > MOST_ADDENDS or self.affine(name) is not None:
+            return [(1.0, name)]
+        if any(self.shape(k) != self.shape(name) and k not in self.fixed for k in node.inputs):
+            return [(1.0, name)]
+        first, second = (self.addends(k, depth + 1) for k in node.inputs)
+        flip = -1.0 if node.op == "Sub" else 1.0
+        return first + [(flip * sign, value) for sign, value in second]
 
     def _gemm(self, node: Node) -> Affine | None:
         alpha, beta = node.attrs["alpha"], node.attrs["beta"]

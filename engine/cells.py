@@ -21,6 +21,7 @@ import numpy as np
 from .affine import Affine, Known, lead
 from .errors import GatestepError
 from .fusing import Cell, rewritten
+from .gates import GATED, Activation, Gate, Gates
 from .graph import Graph, Node
 from .lowering import TIME, Lowering, NeedsValue, ancestors
 from .ops import OPS
@@ -55,7 +56,7 @@ def recognised(graph: Graph, real: np.dtype[Any], states: Mapping[str, str] | No
     """
     graph = unscanned(graph, real, recognised)
     ops = {node.op for node in graph.nodes}
-    if not ops & {"Tanh", "Relu"} or not ops & {"MatMul", "Gemm"}:
+    if not ops & GATED or not ops & {"MatMul", "Gemm"}:
         return graph
     try:
         ctx = walk(graph, real, port_shapes(graph, {}))
@@ -81,6 +82,7 @@ class Search:
 
     def __post_init__(self) -> None:
         self.known = Known(self.graph, self.ctx)
+        self.gates = Gates(self.known)
         self.places = {name: k for k, node in enumerate(self.graph.nodes) for name in node.outputs}
 
     def look(self, node: Node) -> None:
@@ -88,8 +90,8 @@ class Search:
         readings: Iterable[Cell] = ()
         products = self.multiplied(node) if node.op in ARITHMETIC else {}
         if node.op in ("Add", "Sub"):
-            readings = itertools.chain(self.lstms(node) if node.op == "Add" else (), self.grus(node, products))
-        elif node.op in ("Tanh", "Relu"):
+            readings = itertools.chain(self.lstms(node, products), self.grus(node, products))
+        elif node.op in GATED:
             readings = self.rnns(node)
         found = next((cell for cell in readings if self.fits(cell)), None)
         if found is not None:
@@ -99,39 +101,76 @@ class Search:
             self.keep(node.outputs[0], products)
 
     # ------------------------------------------------------------------ the equations of each cell
-    def factors(self, name: str, op: str) -> Iterator[tuple[str, str]]:
-        """Both ways to read this value as a product whose first factor is made by `op`."""
+    def factors(self, name: str) -> Iterator[tuple[str, str]]:
+        """Both ways to read this value as a product whose first factor is a gate."""
         if self.known.op(name) == "Mul":
             a, b = self.known.made[name].inputs
             for first, second in ((a, b), (b, a)):
-                if self.known.op(first) == op:
+                if self.gates.activation(first) is not None:
                     yield first, second
 
-    def lstms(self, node: Node) -> Iterator[Cell]:
-        """c' = f * c + i * g; h' = o * tanh(c')."""
+    def lstms(self, node: Node, products: Products) -> Iterator[Cell]:
+        """c' = f * c + i * g, or i for 1 - f, or f for 1 - i; h' = o * tanh(c')."""
         after = node.outputs[0]
-        for new, old in (node.inputs, node.inputs[::-1]):
-            for (i, g), (f, c) in itertools.product(self.factors(new, "Sigmoid"), self.factors(old, "Sigmoid")):
-                if self.known.op(g) == "Tanh":
-                    for o, h in self.shown(after):
-                        if len({i, f, g, o}) == 4:
-                            yield from self.lstm((i, f, g, o), c, after, h)
+        for o, act, h in self.shown(after):
+            if node.op == "Add":
+                for new, old in (node.inputs, node.inputs[::-1]):
+                    for (i, g), (f, c) in itertools.product(self.factors(new), self.factors(old)):
+                        yield from self.lstm((i, f, g, o), "", act, c, after, h)
+            if len(products) == 3:
+                for g, z, c in itertools.permutations({name for product in products for name in product}, 3):
+                    if products == mixed(g, z, c):
+                        yield from self.lstm(("", z, g, o), "i=1-f", act, c, after, h)
+                    if products == mixed(c, z, g):
+                        yield from self.lstm((z, "", g, o), "f=1-i", act, c, after, h)
 
-    def shown(self, after: str) -> Iterator[tuple[str, str]]:
-        """Values o * tanh(c'), each with its o."""
-        for tanh in self.known.takers.get(after, []):
-            if tanh.op == "Tanh":
-                for taker in self.known.takers.get(tanh.outputs[0], []):
-                    for o, other in self.factors(taker.outputs[0], "Sigmoid"):
-                        if other == tanh.outputs[0]:
-                            yield o, taker.outputs[0]
+    def shown(self, after: str) -> Iterator[tuple[str, Activation, str]]:
+        """Values o * tanh(c'), each with its o and its tanh."""
+        for taker in self.known.takers.get(after, []):
+            found = self.gates.activation(taker.outputs[0])
+            if found is not None and found[1] == after:
+                for product in self.known.takers.get(taker.outputs[0], []):
+                    for o, other in self.factors(product.outputs[0]):
+                        if other == taker.outputs[0]:
+                            yield o, found[0], product.outputs[0]
 
-    def lstm(self, values: tuple[str, ...], before: str, after: str, shown: str) -> Iterator[Cell]:
-        gates = self.gates(values)
-        if gates is None:
+    def lstm(
+        self, values: tuple[str, str, str, str], coupled: str, act: Activation, before: str, after: str, shown: str
+    ) -> Iterator[Cell]:
+        """The cell of these gates i, f, g, o; of coupled ones, one is ""."""
+        named = [name for name in values if name]
+        gates = {name: self.gates.of(name) for name in named}
+        found = [gate for gate in gates.values() if gate is not None]
+        if len(found) < len(named) or len(gates) < len(named) or before in named:
             return
-        plain = Cell("LSTM", gates, "", shown, carry=before, carried=after, names=(*values, shown))
-        sources = dict.fromkeys(name for gate in gates for name in gate.terms)
+        i, f, g, o = (gates[name] if name else None for name in values)
+        kept = i or f
+        assert kept is not None and g is not None and o is not None
+        if {gate.activation for gate in (i, f, o) if gate is not None} != {kept.activation} or not g.plain:
+            return
+        if len({gate.clip for gate in found}) > 1 or len({gate.sum.width for gate in found}) > 1:
+            return
+        peepholes = np.zeros((3, kept.sum.width))
+        for row, gate, carry in ((0, i, before), (2, f, before), (1, o, after)):
+            if gate is not None:
+                if gate.peepholes.keys() - {carry}:
+                    return
+                peepholes[row] = gate.peepholes.get(carry, 0.0)
+        nothing = Affine({}, np.zeros(kept.sum.width))
+        plain = Cell(
+            "LSTM",
+            tuple(nothing if gate is None else gate.sum for gate in (i, f, g, o)),
+            "",
+            shown,
+            carry=before,
+            carried=after,
+            activations=(kept.activation, g.activation, act),
+            clip=kept.clip,
+            coupled=coupled,
+            peepholes=peepholes if peepholes.any() else None,
+            names=(*named, shown),
+        )
+        sources = dict.fromkeys(name for gate in plain.gates for name in gate.terms)
         for cell in (plain, *self.projected(plain)):
             state = self.state_of(cell, sources)
             if state is not None:
@@ -150,65 +189,65 @@ class Search:
         if len(products) != 3:
             return
         for n, z, h in itertools.permutations({name for product in products for name in product}, 3):
-            if self.known.op(n) == "Tanh" and self.known.op(z) == "Sigmoid":
-                for kept, taken in ((h, n), (n, h)):
-                    wanted = {(taken,): 1.0, pair(taken, z): -1.0, pair(kept, z): 1.0}
-                    gate = self.known.affine(self.known.made[z].inputs[0])
-                    if products == wanted and gate is not None:
-                        yield from self.gru(gate if kept == h else -gate, n, h, after, (z, n, after))
+            if products not in (mixed(n, z, h), mixed(h, z, n)):
+                continue
+            gate = self.gates.of(z)
+            if gate is not None and products != mixed(n, z, h):
+                gate = gate.complement()
+            if gate is not None and gate.plain:
+                yield from self.gru(gate, n, h, after, (z, n, after))
 
-    def gru(self, z: Affine, n: str, h: str, after: str, names: tuple[str, ...]) -> Iterator[Cell]:
+    def gru(self, z: Gate, n: str, h: str, after: str, names: tuple[str, ...]) -> Iterator[Cell]:
         """n = tanh(x + r * (h @ R + b)), or n = tanh(x + (r * h) @ R)."""
-        before = self.known.made[n].inputs[0]
+        found = self.gates.activation(n)
+        if found is None:
+            return
+        before, clip = self.gates.unclipped(found[1])
+        if clip != z.clip:
+            return
+
+        def cell(r: Gate, last: Affine, inner: Affine | None = None) -> Cell:
+            gates, acts = (r.sum, z.sum, last), (z.activation, found[0])
+            return Cell("GRU", gates, h, after, inner=inner, activations=acts, clip=clip, names=names)
+
+        def fits(r: Gate | None) -> bool:
+            return r is not None and r.plain and (r.activation, r.clip) == (z.activation, z.clip)
+
         whole = self.known.affine(before)
         if whole is not None:
             for name in whole.terms:
-                for r, other in self.factors(name, "Sigmoid"):
-                    gate = self.known.affine(self.known.made[r].inputs[0])
-                    if other == h and h not in whole.terms and gate is not None:
+                for r, other in self.factors(name):
+                    gate = self.gates.of(r)
+                    if other == h and h not in whole.terms and gate is not None and fits(gate):
                         terms = {h if source == name else source: m for source, m in whole.terms.items()}
-                        yield Cell("GRU", (gate, z, Affine(terms, whole.bias)), h, after, names=names)
+                        yield cell(gate, Affine(terms, whole.bias))
             return
-        addends = self.addends(before)
-        sums = [(sign, name, self.known.affine(name)) for sign, name in addends]
-        inner = [(sign, name) for sign, name, found in sums if found is None]
-        if len(inner) != 1:
+        sums = [(sign, name, self.known.affine(name)) for sign, name in self.known.addends(before)]
+        products = [(sign, name) for sign, name, total in sums if total is None]
+        if len(products) != 1:
             return
-        outer = [found.times(sign) for sign, _, found in sums if found is not None]
-        sign, product = inner[0]
-        for r, other in self.factors(product, "Sigmoid"):
-            gate, reset = self.known.affine(self.known.made[r].inputs[0]), self.known.affine(other)
-            if gate is None or reset is None or any({reset.width} != {part.width} for part in outer):
+        outer = [total.times(sign) for sign, _, total in sums if total is not None]
+        sign, product = products[0]
+        for r, other in self.factors(product):
+            gate, reset = self.gates.of(r), self.known.affine(other)
+            if gate is None or not fits(gate) or reset is None:
+                continue
+            if any({reset.width} != {part.width} for part in outer):
                 continue
             rest = sum(outer, Affine({}, np.zeros(reset.width)))
             if set(reset.terms) == {h} and h not in rest.terms:
-                yield Cell("GRU", (gate, z, rest), h, after, inner=reset.times(sign), names=names)
+                yield cell(gate, rest, reset.times(sign))
 
     def rnns(self, node: Node) -> Iterator[Cell]:
         """h' = tanh(x @ W + h @ R + b)."""
-        gate = self.known.affine(node.inputs[0])
-        if gate is not None and len(gate.terms) > 1:
-            plain = Cell("RNN", (gate,), "", node.outputs[0], activation=node.op, names=(node.outputs[0],))
-            again = [name for name in gate.terms if self.shaped(name, plain) and self.recurs(name, plain)]
-            state = again[0] if len(again) == 1 else self.named(plain, gate.terms)
+        gate = self.gates.of(node.outputs[0])
+        if gate is not None and gate.plain and len(gate.sum.terms) > 1:
+            name = node.outputs[0]
+            plain = Cell("RNN", (gate.sum,), "", name, activations=(gate.activation,), clip=gate.clip, names=(name,))
+            again = [name for name in gate.sum.terms if self.shaped(name, plain) and self.recurs(name, plain)]
+            state = again[0] if len(again) == 1 else self.named(plain, gate.sum.terms)
             if state is not None:
                 yield replace(plain, state=state)
-
-    def gates(self, values: Iterable[str]) -> tuple[Affine, ...] | None:
-        """What goes into each of these activations."""
-        found = [self.known.affine(self.known.made[name].inputs[0]) for name in values]
-        return None if any(gate is None for gate in found) else tuple(gate for gate in found if gate is not None)
-
-    def addends(self, name: str, depth: int = 0) -> list[tuple[float, str]]:
-        """The terms of a sum of full-width values, with their signs."""
-        node = self.known.made.get(name)
-        if node is None or node.op not in ("Add", "Sub") or depth > MOST_TERMS or self.known.affine(name) is not None:
-            return [(1.0, name)]
-        if any(self.known.shape(k) != self.known.shape(name) and k not in self.known.fixed for k in node.inputs):
-            return [(1.0, name)]
-        first, second = (self.addends(k, depth + 1) for k in node.inputs)
-        flip = -1.0 if node.op == "Sub" else 1.0
-        return first + [(flip * sign, value) for sign, value in second]
 
     def multiplied(self, node: Node) -> Products:
         """The arithmetic of `node`, multiplied out."""
@@ -339,6 +378,11 @@ class Search:
         first = min(self.places[name] for name in made)
         late = [name for name in everything if name not in made and self.places.get(name, -1) > first]
         return not (made & ancestors(self.graph, late) if late else made & {*cell.inputs, cell.state, cell.carry})
+
+
+def mixed(n: str, z: str, h: str) -> Products:
+    """``(1 - z) * n + z * h``, multiplied out."""
+    return {(n,): 1.0, pair(n, z): -1.0, pair(h, z): 1.0}
 
 
 def pair(a: str, b: str) -> tuple[str, ...]:

@@ -12,7 +12,7 @@ import numpy as np
 
 from .affine import Affine, Known, lead
 from .graph import Graph, Node
-from .ops.recurrent import GATES, STANDARD
+from .ops.recurrent import GATES
 
 __all__ = ["Cell", "rewritten"]
 
@@ -37,8 +37,12 @@ class Cell:
         An LSTM's c, before and after.
     projection : numpy.ndarray, optional
         ``(P, H)``.
-    activation : str
-        Of an RNN.
+    activations : tuple of (str, float, float)
+        As the recurrent operator has them.
+    clip : float, optional
+    coupled : str
+    peepholes : numpy.ndarray, optional
+        ``(3, H)``, in the order i o f.
     names : tuple of str
         Values inside the cell, to call it by what their nodes have in common.
     """
@@ -51,7 +55,10 @@ class Cell:
     carry: str = ""
     carried: str = ""
     projection: np.ndarray | None = None
-    activation: str = ""
+    activations: tuple[tuple[str, float, float], ...] = ()
+    clip: float | None = None
+    coupled: str = ""
+    peepholes: np.ndarray | None = None
     names: tuple[str, ...] = ()
 
     @property
@@ -127,11 +134,12 @@ def append(new: Graph, known: Known, cell: Cell, constant: Callable[[np.ndarray]
     inputs = [three(x), *weights, "", three(cell.state)]
     attrs: dict[str, Any] = {"linear_before_reset": cell.inner is not None} if cell.op == "GRU" else {}
     if cell.op == "LSTM":
-        attrs["coupled"] = ""
+        attrs["coupled"] = cell.coupled
         inputs.append(three(cell.carry))
+        p = "" if cell.peepholes is None else constant(np.ascontiguousarray(cell.peepholes.reshape(1, -1), dtype=real))
+        inputs += [p] if p or cell.projection is not None else []
         if cell.projection is not None:
-            inputs += ["", constant(np.ascontiguousarray(cell.projection[None], dtype=real))]
-    names = [cell.activation] if cell.op == "RNN" else STANDARD[cell.op]
+            inputs.append(constant(np.ascontiguousarray(cell.projection[None], dtype=real)))
     outputs = new.add(
         cell.op,
         inputs,
@@ -140,8 +148,8 @@ def append(new: Graph, known: Known, cell: Cell, constant: Callable[[np.ndarray]
         hidden_size=hidden,
         direction="forward",
         gates=GATES[cell.op],
-        activations=tuple((name, 0.0, 0.0) for name in names),
-        clip=None,
+        activations=cell.activations,
+        clip=cell.clip,
         recognised=True,
         origin=(f"recognised from {explained(known, cell)} operators",),
         **attrs,

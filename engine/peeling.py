@@ -68,10 +68,14 @@ class Peeled:
                 results[given] = self.continued(self.path(two.inputs[k], {*renamed}), len(back) - 1, renamed)
         if "" in results.values() or not self.agree(results):
             return None
-        back = {made: given for given, made in results.items()}
+        names = {made: given for given, made in results.items()}
         nodes = [
             Node(
-                n.op, tuple(back.get(k, k) for k in n.inputs), tuple(back.get(k, k) for k in n.outputs), n.attrs, n.name
+                n.op,
+                tuple(names.get(k, k) for k in n.inputs),
+                tuple(names.get(k, k) for k in n.outputs),
+                n.attrs,
+                n.name,
             )
             for n in self.new.nodes
             if not results.keys() & set(n.outputs)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from .graph import Dim, Graph, Port
+from .ops.recurrent import STANDARD
 
 if TYPE_CHECKING:
     from .model import Model
@@ -57,7 +58,10 @@ def node_lines(graph: Graph) -> list[str]:
             extras = [node.attrs["direction"]] if node.attrs["direction"] != "forward" else []
             weights = graph.constants.get(node.inputs[1], graph.defaults.get(node.inputs[1]))
             size = f"{weights.shape[2]} -> " if weights is not None and weights.ndim == 3 else ""
-            extras += [f"clip {node.attrs['clip']}"] if node.attrs["clip"] is not None else []
+            names = [name for name, _, _ in node.attrs["activations"]]
+        usual = [*STANDARD[node.op]] * (len(names) // len(STANDARD[node.op]))
+        extras += ["activations " + " ".join(names)] if names != usual else []
+        extras += [f"clip {node.attrs['clip']}"] if node.attrs["clip"] is not None else []
             extras += [node.attrs["coupled"]] if node.attrs.get("coupled") else []
             extras += ["peepholes"] if len(node.inputs) > 7 and node.inputs[7] else []
             extras += ["projection"] if len(node.inputs) > 8 and node.inputs[8] else []

@@ -129,7 +129,7 @@ class Writer:
             n.output("cn", shape=(*shape, H))
             states["c"] = "cn"
         elif kind == "RNN":
-            h = n(self.rng.choice(["Tanh", "Relu"]), self.sums(x, h, "h")["h"])
+            h = n(self.rng.choice(["Tanh", "Relu", "Softsign"]), self.sums(x, h, "h")["h"])
         else:
             h = self.gru(x, h, before=kind == "GRU before")
         n("Reshape", h, [0] * self.rank, out="hn", allowzero=False)

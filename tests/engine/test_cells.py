@@ -36,7 +36,7 @@ def test_every_spelling_of_a_step(net: Any, kind: str, seed: int, shape: tuple[A
     model = n.model()
     (cell,) = cells(model)
     assert cell.op == kind.split()[0]
-    assert not {node.op for node in model.graph.nodes} & {"Sigmoid", "Tanh", "Relu", "Mul", "Sub"}
+    assert not {node.op for node in model.graph.nodes} & {"Sigmoid", "Tanh", "Relu", "Softsign", "Mul", "Sub"}
     assert "recognised" in str(model)
     sizes = tuple(B if size == "B" else size for size in shape)
     feeds = {p.name: noise(*sizes, p.shape[-1], seed=seed % 997 + k) for k, p in enumerate(model.inputs)}
@@ -248,11 +248,29 @@ def step(n: Any, change: str = "") -> None:
         s = n("Mul", s, n.weights(4 * H))
     pieces = n("Split", s, None, out=4, axis=1, num_outputs=4)
     i, f, g, o = pieces
-    if change == "peephole":
+    if change in ("peephole", "all peepholes"):
         f = n("Add", f, n("Mul", c, n.weights(H)))
+    if change == "all peepholes":
+        i = n("Add", n("Mul", n.weights(1, H), c), i)
+    if change == "output gate of the old state":
+        o = n("Add", o, n("Mul", c, n.weights(H)))
+    if change == "peephole of another":
+        f = n("Add", f, n("Mul", h, n.weights(H)))
+    if change == "one clipped":
+        i = n("Clip", i, -0.5, 0.5)
+    if change == "clipped":
+        i, f, g, o = (n("Clip", s, -0.5, 0.5) for s in (i, f, g, o))
     if change == "late peephole":
         o = n("Add", o, n("MatMul", n("Neg", c), n.weights(H, H)))
-    i, f, g = n("Sigmoid", i), n("Sigmoid", f), n("Relu" if change == "relu" else "Tanh", g)
+    gate = "HardSigmoid" if change == "hard" else "Sigmoid"
+    options = {"alpha": 0.3, "beta": 0.4} if change == "hard" else {}
+    i, f, g = n(gate, i, **options), n(gate, f, **options), n("Relu" if change == "relu" else "Tanh", g)
+    if change == "coupled":
+        f = n("Sub", 1.0, i)
+    if change == "coupled to the other":
+        i = n("Sub", np.ones(H), f)
+    if change == "nearly coupled":
+        f = n("Sub", 0.9, i)
     new = n("Mul", i, g)
     if change == "three":
         new = n("Add", new, n("Mul", i, c))
@@ -261,8 +279,11 @@ def step(n: Any, change: str = "") -> None:
     c1 = n("Sub" if change == "minus" else "Add", n("Mul", f, c), new)
     if change == "output gate of the new state":
         o = n("Add", o, n("MatMul", c1, n.weights(H, H)))
-    o = i if change == "gate twice" else n("Sigmoid", o)
-    h1 = n("Mul", o, n("Relu" if change == "relu of the state" else "Tanh", c1))
+    if change == "all peepholes":
+        o = n("Sub", o, n("Mul", c1, n.weights(H)))
+    o = i if change == "gate twice" else n("Tanh" if change == "another gate" else gate, o, **options)
+    shown = c1 if change == "no tanh" else n("Relu" if change == "relu of the state" else "Tanh", c1)
+    h1 = n("Mul", o, n("Clip", shown, -0.5, 0.5) if change == "clipped at last" else shown)
     for value, out in ((h1, "hn"), (c1, "cn")):
         n("Reshape", value, [B, H], out=out, allowzero=False)
     n.output("hn", "cn", shape=(B, H))
@@ -274,11 +295,25 @@ def step(n: Any, change: str = "") -> None:
         n.output("gate", "sum", "tanh", "old", shape=(B, H))
 
 
-MISSES = ["weights given", "weights computed", "rows shifted", "bias by row", "scaled", "peephole", "relu", "three"]
-MISSES += ["clip", "minus", "output gate of the new state", "gate twice", "relu of the state"]
+MISSES = ["weights given", "weights computed", "rows shifted", "bias by row", "three", "clip", "minus", "gate twice"]
+MISSES += ["output gate of the new state", "output gate of the old state", "peephole of another", "one clipped"]
+MISSES += ["nearly coupled", "another gate", "no tanh", "clipped at last"]
+FORMS = [
+    "",
+    "gates shown",
+    "late peephole",
+    "scaled",
+    "peephole",
+    "all peepholes",
+    "clipped",
+    "relu",
+    "hard",
+    "coupled",
+]
+FORMS += ["coupled to the other", "relu of the state"]
 
 
-@pytest.mark.parametrize("change", [*MISSES, "", "gates shown", "late peephole"])
+@pytest.mark.parametrize("change", [*MISSES, *FORMS])
 def test_near_misses(net: Any, change: str) -> None:
     n = net()
     step(n, change)
@@ -290,23 +325,37 @@ def test_near_misses(net: Any, change: str) -> None:
         np.testing.assert_allclose(called[name], want, **CLOSE)
 
 
-@pytest.mark.parametrize("change", ["relu", "reset unseen", "other h", "two thirds", "whole h as well"])
+GRU_FORMS = ["relu", "hard", "hard the other way", "cut", "cut the other way", "clipped"]
+
+
+@pytest.mark.parametrize("change", [*GRU_FORMS, "reset unseen", "other h", "two thirds", "whole h as well", "mixed"])
 def test_near_misses_of_a_gru(net: Any, change: str) -> None:
     n = net()
     x, h = n.input("x", B, F), n.input("h", B, H)
     other = n.input("other", B, H) if change == "other h" else h
     xr, xz, xn = n("Split", n("MatMul", x, n.weights(F, 3 * H)), None, out=3, axis=1, num_outputs=3)
     hr, hz, hn = n("Split", n("MatMul", h, n.weights(H, 3 * H)), None, out=3, axis=1, num_outputs=3)
-    r, z = n("Sigmoid", n("Add", xr, hr)), n("Sigmoid", n("Add", xz, hz))
+
+    def gate(s: Any) -> Any:
+        if change.startswith("hard"):
+            return n("HardSigmoid", s, alpha=0.3, beta=0.4)
+        if change.startswith("cut"):  # as Keras writes it
+            return n("Clip", n("Add", n("Mul", s, 0.2), 0.5), 0.0, 1.0)
+        return n("Sigmoid", n("Clip", s, -0.4, 0.4) if change == "clipped" else s)
+
+    r, z = gate(n("Add", xr, hr)), n("Tanh", n("Add", xz, hz)) if change == "mixed" else gate(n("Add", xz, hz))
     s = n("Add", xn, hn if change == "reset unseen" else n("Mul", r, hn))
     if change == "whole h as well":
         s = n("Add", s, n("MatMul", h, n.weights(H, H)))
+    if change == "clipped":
+        s = n("Clip", s, -0.4, 0.4)
     new = n("Relu" if change == "relu" else "Tanh", s)
     rest = n("Sub", 2 / 3 if change == "two thirds" else 1.0, z)
-    n("Add", n("Mul", rest, new), n("Mul", z, other), out="hn")
+    turned = change.endswith("the other way")
+    n("Add", n("Mul", rest, other if turned else new), n("Mul", z, new if turned else other), out="hn")
     n.output("hn", shape=(B, H))
     model = n.model()
-    assert not cells(model)
+    assert len(cells(model)) == (change in GRU_FORMS)
     feeds = {p.name: noise(*p.shape, seed=k) for k, p in enumerate(n.graph.inputs)}
     np.testing.assert_allclose(model(feeds)["hn"], n.evaluate(feeds)["hn"], **CLOSE)
 
