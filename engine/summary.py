@@ -59,9 +59,9 @@ def node_lines(graph: Graph) -> list[str]:
             weights = graph.constants.get(node.inputs[1], graph.defaults.get(node.inputs[1]))
             size = f"{weights.shape[2]} -> " if weights is not None and weights.ndim == 3 else ""
             names = [name for name, _, _ in node.attrs["activations"]]
-        usual = [*STANDARD[node.op]] * (len(names) // len(STANDARD[node.op]))
-        extras += ["activations " + " ".join(names)] if names != usual else []
-        extras += [f"clip {node.attrs['clip']}"] if node.attrs["clip"] is not None else []
+            usual = [*STANDARD[node.op]] * (len(names) // len(STANDARD[node.op]))
+            extras += ["activations " + " ".join(names)] if names != usual else []
+            extras += [f"clip {node.attrs['clip']}"] if node.attrs["clip"] is not None else []
             extras += [node.attrs["coupled"]] if node.attrs.get("coupled") else []
             extras += ["peepholes"] if len(node.inputs) > 7 and node.inputs[7] else []
             extras += ["projection"] if len(node.inputs) > 8 and node.inputs[8] else []
