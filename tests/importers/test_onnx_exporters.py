@@ -98,5 +98,5 @@ def test_lost_projection_is_refused(model: Any) -> None:
 def test_fixes_are_known_by_name() -> None:
     with pytest.raises(ValueError, match=r"fix='torch-lstm' is not known.*'torch-gru'"):
         load(cell("GRU"), fix=["torch-gru", "torch-lstm"])
-    with pytest.raises(ValueError, match="weight file"):
+    with pytest.raises(ValueError, match="mends ONNX files"):
         load({"weight_ih_l0": np.zeros((3, 1), np.float32)}, fix="torch-gru")
