@@ -13,6 +13,8 @@ __all__ = ["Demands"]
 #: Nodes that give the elements of their first input, moved.
 _MOVES = frozenset("Transpose Reshape Squeeze Unsqueeze Slice Split Expand Gather Tile Cast".split())
 _ELEMENTWISE = frozenset("add sub mul div rsub maximum minimum".split())
+#: Tensors that one is taken apart into.
+MOST_PIECES = 1 << 12
 _GATES = {"lstm": 4, "gru": 3, "rnn_tanh": 1, "rnn_relu": 1}
 _WINDOWS = {"conv1d": 1, "conv2d": 2, "conv3d": 3}
 
@@ -171,6 +173,18 @@ class Demands:
             if one != 1 and other != 1:
                 self.shapes.equal(one, other)
 
+    def _pieces(self, values: list[Any]) -> None:
+        """A tensor is not taken into more pieces than a list may have elements."""
+        x, size = [*values[:2], 0][:2]
+        shape = x.shape if isinstance(x, Tensor) and x.shape is not None else ()
+        whole = max((n for n in shape if isinstance(n, int)), default=0)
+        if whole > MOST_PIECES * (size if isinstance(size, int) and size > 0 else 1):
+            raise self.shapes.misfit(f"a tensor is taken into more than {MOST_PIECES} pieces")
+
+    def _chunks(self, values: list[Any]) -> None:
+        if len(values) > 1 and isinstance(values[1], int) and values[1] > MOST_PIECES:
+            raise self.shapes.misfit(f"a tensor is taken into more than {MOST_PIECES} pieces")
+
 
 _DEMANDS: Mapping[str, Callable[[Demands, list[Any]], None]] = {
     "linear": Demands._linear,
@@ -187,4 +201,7 @@ _DEMANDS: Mapping[str, Callable[[Demands, list[Any]], None]] = {
     "index_select": Demands._index,
     "gather": Demands._index,
     "cat": Demands._join,
+    **dict.fromkeys(("split", "unsafe_split"), Demands._pieces),
+    **dict.fromkeys(("chunk", "unsafe_chunk", "tensor_split"), Demands._chunks),
+    "unbind": lambda self, values: self._pieces(values[:1]),
 }

@@ -24,8 +24,6 @@ from .values import Blank, Named, Unknown, Var
 
 __all__ = ["Interpreter"]
 
-#: Statements of one evaluation; more than a thousand layers, or a loop of a thousand steps, need.
-MOST_STEPS = 300_000
 #: Calls within calls.
 MOST_CALLS = 48
 #: Operators that change a list.
@@ -55,7 +53,6 @@ class Interpreter:
 
     def __init__(self, archive: ScriptArchive, operators: Operators, shapes: Shapes) -> None:
         self.archive, self.operators, self.shapes = archive, operators, shapes
-        self.steps = 0
         self.calls: list[str] = []
         #: The attributes of each object as they are by now, and where in the module it lies.
         self.attributes: dict[Inert, dict[str, Any]] = {}
@@ -120,9 +117,7 @@ class Interpreter:
     # ------------------------------------------------------------------ statements
     def block(self, statements: Sequence[ast.stmt], env: dict[str, Any]) -> None:
         for statement in statements:
-            self.steps += 1
-            if self.steps > MOST_STEPS:
-                raise self.unsupported(f"its program takes more than {MOST_STEPS} steps")
+            self.operators.budget.step()
             try:
                 self.statement(statement, env)
             except (GatestepError, _Return):
@@ -233,6 +228,7 @@ class Interpreter:
         if not isinstance(count, int):
             raise self.undecided("the number of turns of a loop")
         for turn in range(count):
+            self.operators.budget.step()
             env[name] = turn
             self.block(body, env)
 
@@ -248,6 +244,7 @@ class Interpreter:
             if isinstance(more, Unknown) and more.tensor is not None:
                 Loop(self.operators, env, assigned(body), turn, self.unsupported).run(None, None, more)
                 return
+            self.operators.budget.step()
             if not self.known_truth(more, "a loop"):
                 return None
             self.block(body, env)
@@ -351,18 +348,18 @@ class Interpreter:
                 raise self.damaged(f"{path[:80]!r} is nested too deeply")
             if isinstance(value, TensorRef):
                 return self.operators.stored(value, path)
+            if not isinstance(value, (list, tuple, dict)):
+                return value
             if id(value) in done:
                 return done[id(value)]
-            if isinstance(value, list):
-                made: Any = []
-                done[id(value)] = made
-                made += [convert(part, depth + 1) for part in value]
-                return made
             if isinstance(value, tuple):
-                return tuple(convert(part, depth + 1) for part in value)
-            if isinstance(value, dict):
-                return {key: convert(part, depth + 1) for key, part in value.items()}
-            return value
+                done[id(value)] = tuple(convert(part, depth + 1) for part in value)
+            elif isinstance(value, list):
+                made = done[id(value)] = []
+                made += [convert(part, depth + 1) for part in value]
+            else:
+                done[id(value)] = {key: convert(part, depth + 1) for key, part in value.items()}
+            return done[id(value)]
 
         return convert(value, 0)
 

@@ -25,6 +25,7 @@ __all__ = ["Loop", "assigned"]
 
 #: How often the body of a loop is evaluated before its shapes have to agree.
 MOST_PASSES = 8
+MOST_LEAVES = 4096
 LONG, BOOL = np.dtype(np.int64), np.dtype(np.bool_)
 
 
@@ -35,12 +36,20 @@ def assigned(statements: Sequence[ast.stmt]) -> list[str]:
 
 
 def leaves(value: Any) -> Iterator[Any]:
-    """What a value is made of."""
-    if isinstance(value, (list, tuple)):
-        for part in value:
-            yield from leaves(part)
-    else:
-        yield value
+    """What a value is made of.
+
+    Raises ValueError where that is more than any loop carries: values may be nested without taking memory.
+    """
+    left, count = [value], 0
+    while left:
+        value = left.pop()
+        count += 1
+        if count > MOST_LEAVES:
+            raise ValueError(f"a loop carries more than {MOST_LEAVES} values")
+        if isinstance(value, (list, tuple)):
+            left += reversed(value)
+        else:
+            yield value
 
 
 def rebuilt(value: Any, made: Iterator[Any]) -> Any:
@@ -56,16 +65,20 @@ class _Reach:
 
     vars: dict[Var, tuple[Tensor, int, int, str]] = field(default_factory=dict)
     lists: dict[int, tuple[list[Any], list[Any]]] = field(default_factory=dict)
+    tuples: dict[int, tuple[Any, ...]] = field(default_factory=dict)
 
     def enter(self, value: Any) -> None:
         while isinstance(value, Var) and value not in self.vars:
             self.vars[value] = (value.tensor, value.version, value.seen, value.broken)
             value = value.base
-        if isinstance(value, list) and id(value) not in self.lists:
+        if not isinstance(value, (list, tuple)) or id(value) in self.lists or id(value) in self.tuples:
+            return
+        if isinstance(value, list):
             self.lists[id(value)] = (value, list(value))
-        if isinstance(value, (list, tuple)):
-            for part in value:
-                self.enter(part)
+        else:
+            self.tuples[id(value)] = value
+        for part in value:
+            self.enter(part)
 
     def restore(self) -> None:
         for var, (tensor, version, seen, broken) in self.vars.items():

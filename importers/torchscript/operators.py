@@ -11,6 +11,7 @@ import numpy as np
 from ...engine.errors import UnsupportedModelError
 from ..aten import Aten, SymInt, Tensor
 from ..torch_tensors import TensorRef
+from .budget import Budget
 from .demands import Demands
 from .objects import ScriptArchive
 from .plain import ARITHMETIC, PLAIN, key
@@ -30,6 +31,7 @@ _MAYBE_VIEWS = frozenset("contiguous reshape flatten to dropout feature_dropout 
 #: PyTorch's numbers of element types.
 _CODES = {"u1": 0, "i1": 1, "i2": 2, "i4": 3, "i8": 4, "f2": 5, "f4": 6, "f8": 7, "b1": 11}
 _NO_TENSOR = (type(None), bool, int, float, str, np.dtype)
+_PLAIN_VALUES = (type(None), bool, int, float, str)
 _CREATE = frozenset("zeros ones empty full new_zeros new_ones new_empty new_full".split())
 
 
@@ -41,15 +43,15 @@ class Operators:
     aten : Aten
     archive : ScriptArchive
     shapes : Shapes
+    budget : Budget
     """
 
     key = staticmethod(key)
 
-    def __init__(self, aten: Aten, archive: ScriptArchive, shapes: Shapes) -> None:
-        self.archive, self.shapes = archive, shapes
+    def __init__(self, aten: Aten, archive: ScriptArchive, shapes: Shapes, budget: Budget) -> None:
+        self.archive, self.shapes, self.budget = archive, shapes, budget
         self.scopes = Scopes(aten)
         self.demands = Demands(aten, shapes)
-        self.progress = 0
         self.where = ""
         self._stored: dict[TensorRef, Tensor] = {}
         self._sizes: dict[tuple[str, int], Size] = {}
@@ -85,7 +87,7 @@ class Operators:
     # ------------------------------------------------------------------ one call
     def call(self, name: str, args: list[Any], kwargs: dict[str, Any], where: str) -> Any:
         """An operator, ``torch.NAME`` or ``ops.prim.NAME``, on values of the program."""
-        self.progress += 1
+        self.budget.operator()
         self.where = where
         if name != "append" and any(isinstance(value, Appended) for value in args):
             raise UnsupportedModelError(
@@ -274,8 +276,10 @@ class Operators:
                 if dims[0] != dims[1]:
                     a, b = (None if isinstance(v, SymInt) or v == "" else v for v in dims)
                     facts.append((a, b))
-            else:
+            elif isinstance(a, _PLAIN_VALUES) and isinstance(b, _PLAIN_VALUES):
                 equal = equal and bool(a == b)
+            else:
+                raise TypeError("a comparison of what are no numbers")
         if not equal or not facts:
             return equal if name == "eq" else not equal
         plain = len(ones) == 1 and not isinstance(one, list)
@@ -365,6 +369,7 @@ class Operators:
         if isinstance(value, (Var, Unknown)):
             return self.tensor(value)
         if isinstance(value, (list, tuple)):
+            self.budget.operator(len(value) // 8)
             return [self._read(part) for part in value]
         if isinstance(value, SymInt):
             return self.size(value)

@@ -77,7 +77,7 @@ ARITHMETIC: Mapping[str, Callable[..., Any]] = {
     "__and__": operator.and_,
     "__or__": operator.or_,
     "__xor__": operator.xor,
-    "__lshift__": lambda a, b: a << min(b, MOST_BITS),
+    "__lshift__": _bounded(lambda a, b: a << min(b, MOST_BITS)),
     "__rshift__": operator.rshift,
     "min": min,
     "max": max,
@@ -96,6 +96,7 @@ ARITHMETIC: Mapping[str, Callable[..., Any]] = {
     "Int": int,
     "Float": float,
     "Bool": bool,
+    "Str": str,
 }
 
 
@@ -165,13 +166,10 @@ PLAIN: Mapping[str, Callable[..., Any]] = {
     "items": lambda mapping: list(mapping.items()),
     "get": lambda mapping, name, default=None: mapping.get(key(name), default),
     "format": _format,
-    "str": str,
     "__range_length": _range_length,
     "__derive_index": _derive_index,
     "is_grad_enabled": lambda: False,
     "set_grad_enabled": lambda value: None,
     "warn": lambda *said: None,
     "device": lambda *said: "cpu",
-    "eq": operator.eq,
-    "ne": operator.ne,
 }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import dataclasses
+import itertools
 import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
@@ -20,6 +21,7 @@ from .values import Unknown, Var
 
 __all__ = ["Inputs", "declare_outputs"]
 
+MOST_OUTPUTS = 1024
 _NUMBERS: Mapping[str, Any] = {"int": np.int64, "float": np.float32, "bool": np.bool_}
 
 
@@ -157,7 +159,9 @@ def flat(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:
 def declare_outputs(aten: Aten, result: Any, states: Sequence[tuple[str, Any]]) -> None:
     """Make what `forward` returns the outputs of the graph, nested tuples flattened, and `states` behind them."""
     graph = aten.graph
-    leaves = list(flat(result))
+    leaves = list(itertools.islice(flat(result), MOST_OUTPUTS + 1))
+    if len(leaves) > MOST_OUTPUTS:
+        raise UnsupportedModelError(f"its forward returns more than {MOST_OUTPUTS} values", source=aten.source)
     if isinstance(result, tuple) and len(result) == 2 and isinstance(result[1], tuple) and len(leaves) == 3:
         leaves = [(name, value) for name, (_, value) in zip(("output", "hn", "cn"), leaves, strict=True)]
     if not leaves:

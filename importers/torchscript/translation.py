@@ -14,6 +14,7 @@ from ...engine.graph import Dim, Graph
 from ..aten import Aten, Tensor
 from ..torch_tensors import TensorRef
 from ..unpickle import Inert
+from .budget import Budget, TooMuch
 from .interpreter import Interpreter
 from .objects import ScriptArchive
 from .operators import Operators
@@ -57,15 +58,15 @@ def translated(script: ScriptArchive, bind: Mapping[str, Any]) -> Graph:
     bind : mapping of str to number
         Arguments that the caller fixed.
     """
-    shapes = Shapes(script.name)
-    base = _settled(script, bind, shapes, _Kept())
+    budget = Budget(script.name)
+    base = _settled(script, bind, Shapes(script.name), budget, _Kept())
     tensors = {key: value for key, value in base.kept.items() if isinstance(value, Tensor)}
     if not base.optional and not base.kept:
-        return _of_any_rank(script, bind, shapes, base.graph)
+        return _of_any_rank(script, bind, budget, base.graph)
     names = {key: base.paths[key] for key in tensors}
     kept = _Kept(frozenset(base.optional), base.kept, {names[key]: tensor.shape for key, tensor in tensors.items()})
     try:
-        full = _settled(script, bind, Shapes(script.name), kept).graph
+        full = _settled(script, bind, Shapes(script.name), budget, kept).graph
     except GatestepError:
         if base.kept:
             raise
@@ -85,13 +86,13 @@ def translated(script: ScriptArchive, bind: Mapping[str, Any]) -> Graph:
     return full
 
 
-def _of_any_rank(script: ScriptArchive, bind: Mapping[str, Any], shapes: Shapes, graph: Graph) -> Graph:
+def _of_any_rank(script: ScriptArchive, bind: Mapping[str, Any], budget: Budget, graph: Graph) -> Graph:
     """The graph, its only input of any number of axes if it is the same for two."""
     if len(graph.inputs) != 1 or len(graph.inputs[0].shape or ()) != 2:
         return graph
     (port,) = graph.inputs
     try:
-        other = _evaluated(script, bind, Shapes(script.name, ranks=(3,)), _Kept()).graph
+        other = _evaluated(script, bind, Shapes(script.name, ranks=(3,)), budget, _Kept()).graph
     except GatestepError:
         return graph
     if same(graph, other):
@@ -100,17 +101,18 @@ def _of_any_rank(script: ScriptArchive, bind: Mapping[str, Any], shapes: Shapes,
     return graph
 
 
-def _settled(script: ScriptArchive, bind: Mapping[str, Any], shapes: Shapes, kept: _Kept) -> _Evaluated:
+def _settled(script: ScriptArchive, bind: Mapping[str, Any], shapes: Shapes, budget: Budget, kept: _Kept) -> _Evaluated:
     """The program, evaluated until all that can be known of its inputs is."""
     shapes.given.update(kept.shapes)
     while True:
         error: GatestepError | None = None
-        progress = [0]
         try:
-            result = _evaluated(script, bind, shapes, kept, progress)
+            result = _evaluated(script, bind, shapes, budget, kept)
+        except TooMuch:
+            raise
         except GatestepError as caught:
             error = caught
-        if not shapes.again(error, progress[0]):
+        if not shapes.again(error, budget.spent):
             break
     if error is not None:
         raise shapes.worst[1] if shapes.worst is not None else error
@@ -118,18 +120,19 @@ def _settled(script: ScriptArchive, bind: Mapping[str, Any], shapes: Shapes, kep
 
 
 def _evaluated(
-    script: ScriptArchive, bind: Mapping[str, Any], shapes: Shapes, kept: _Kept, progress: list[int] | None = None
+    script: ScriptArchive, bind: Mapping[str, Any], shapes: Shapes, budget: Budget, kept: _Kept
 ) -> _Evaluated:
+    budget.begin()
     aten = Aten(Graph(script.name), script.name)
-    operators = Operators(aten, script, shapes)
-    interpreter = Interpreter(script, operators, shapes)
+    interpreter = Interpreter(script, Operators(aten, script, shapes, budget), shapes)
     try:
         return _run(script, interpreter, Inputs(script, aten, shapes, bind, _real(script)), kept)
+    except GatestepError:
+        raise
     except RecursionError:
         raise ModelFormatError(f"{script.name}: its program is nested too deeply") from None
-    finally:
-        if progress is not None:
-            progress[0] = operators.progress
+    except (TypeError, ValueError, IndexError, KeyError, ArithmeticError, AttributeError) as error:
+        raise ModelFormatError(f"{script.name}: its program makes no sense ({error})") from error
 
 
 def _run(script: ScriptArchive, interpreter: Interpreter, inputs: Inputs, kept: _Kept) -> _Evaluated:
