@@ -21,6 +21,7 @@ from .layout import Layout
 from .lengths import as_lengths, with_lengths
 from .loops import scanned
 from .lowering import Lowering, NeedsValue
+from .normalising import normalised
 from .ops.plumbing import cast
 from .plan import Plan
 from .program import Packed, Program, finish
@@ -82,7 +83,8 @@ class Model:
                         converted[name] = array.astype(self.real)
                     part.constants[name] = converted[name]
         if layout is None:
-            graph = thawed(rolled(recognised(graph, self.real, states), self.real), self.real)
+            graph = recognised(normalised(graph, self.real), self.real, states)
+            graph = thawed(rolled(graph, self.real), self.real)
         self.graph = graph
         #: Element types at the ports: the file's; with dtype="float64", that for every floating port.
         self.dtypes = {
