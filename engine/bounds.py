@@ -16,11 +16,12 @@ import numpy as np
 
 from ..kernels import pack
 from .errors import GatestepError, ModelFormatError, ShapeError
+from .lowering import Instruction, NeedsValue
 
 if TYPE_CHECKING:
-    from .lowering import Instruction
+    from .program import Program
 
-__all__ = ["REACHES", "check", "fitting"]
+__all__ = ["REACHES", "check", "fitting", "multiplied"]
 
 #: What a call touches: slot, and the first and one past the last element from the view's start; bytes per element where
 #: that is not the view's own.
@@ -271,10 +272,23 @@ def fitting(stored: bool, source: str) -> Iterator[None]:
         yield
     except GatestepError:
         raise
+    except NeedsValue as needs:
+        raise needs.error from None
     except (ArithmeticError, AssertionError, AttributeError, LookupError, MemoryError, TypeError, ValueError) as error:
         if not stored:
             raise
         raise ModelFormatError(f"{source}: the layout does not fit the graph ({error!r})"[:300]) from error
+
+
+def multiplied(one: Program, many: Program, frames: int, still: Sequence[bool], source: str) -> None:
+    """Whether the program for `frames` frames takes and gives that many times what the program for one does.
+
+    The caller's arrays have that size. `still` says of each input whether one serves all frames.
+    """
+    pairs = zip([*one.inputs, *one.outputs], [*many.inputs, *many.outputs], strict=True)
+    for k, (first, other) in enumerate(pairs):
+        if other.count != first.count * (1 if k < len(still) and still[k] else frames):
+            raise ShapeError(f"{source}: the layout says that frames can be computed in one go, and they cannot")
 
 
 def inside(slot: int, low: int, high: int, size: int, touches: bool) -> None:

@@ -14,6 +14,7 @@ import numpy as np
 from ._machine import MOST_ITERATIONS, Machine
 from .arrays import exact
 from .binding import bound
+from .bounds import fitting
 from .cells import recognised
 from .errors import ShapeError, UnsupportedModelError
 from .graph import Graph, Node, Port
@@ -73,6 +74,7 @@ class Model:
         self.backend = backend
         self.source = graph.source
         self.bind = dict(bind or {})
+        self.stored = layout is not None  # not found out by this very code, and so not believed
         if layout is None:
             graph = scanned(bound(graph, bind), self.real)
         converted: dict[str, np.ndarray] = {}  # bodies share constants
@@ -154,7 +156,7 @@ class Model:
         return 1
 
     def _plan(self, rows: int) -> Plan:
-        with self._lock:
+        with self._lock, fitting(self.stored, self.source):
             if rows not in self._plans:
                 self._plans[rows] = Plan(self, rows)
             return self._plans[rows]

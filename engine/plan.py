@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..kernels import pack
+from .bounds import fitting, multiplied
 from .errors import ShapeError
 from .graph import Node, Port
 from .layout import arranged, lowered, place_shapes
@@ -140,9 +141,12 @@ class Plan:
     # ------------------------------------------------------------------ use
     def program(self, frames: int) -> Program:
         """The program for chunks of `frames` frames."""
-        with self._lock:
+        with self._lock, fitting(self.model.stored, self.model.source):
             if frames not in self._programs:
-                self._programs[frames] = self._finish(*self._lower(frames))
+                made = self._finish(*self._lower(frames))
+                still = [self.model.layout.axes[port.name].time is None for port in self.inputs]
+                multiplied(self._programs[1], made, frames, still, self.model.source)
+                self._programs[frames] = made
             return self._programs[frames]
 
     def fresh_memory(self) -> np.ndarray:

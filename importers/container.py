@@ -41,6 +41,15 @@ ALIGNMENT = 64
 PREFIX = struct.Struct("<8sIIQII")
 #: A longer header no model has: it is enough for some hundred thousand nodes.
 MOST_HEADER = 1 << 26
+#: What control flow must have.
+CONTROL: dict[str, dict[str, Any]] = {
+    "If": {"then": Graph, "orelse": Graph},
+    "Loop": {"body": Graph, "states": int},
+    "Scan": {
+        **{"body": Graph, "states": int, "xs": int},
+        **dict.fromkeys(("in_axes", "in_reverse", "out_axes", "out_reverse"), tuple[Any, ...]),
+    },
+}
 GRAPH_KEYS = {"inputs", "outputs", "nodes", "constants", "defaults", "prefix", "notes", "fresh"}
 KEYS = ("writer", "source", "options", "graph", "prepared", "selftest", "graphs", "arrays")
 
@@ -358,6 +367,9 @@ class Container:
         node = Node(op, tuple(inputs), tuple(outputs), values, name)
         if op in GATES and not _is_cell(node):
             raise self._damaged(f"{node.label}: attributes that no cell has")
+        must = CONTROL.get(op, {})
+        if not must.keys() <= attrs.keys() or not all(conforms(values[name], kind) for name, kind in must.items()):
+            raise self._damaged(f"{node.label}: attributes that no {op} has")
         return node
 
     # ------------------------------------------------------------------ what was found out
