@@ -151,22 +151,24 @@ def load(
         given |= {"states": states, "bind": bind, "dtype": dtype}
         return _load_file(source, given, backend, self_test)
     weights = {"spec": spec, "state_dict": state_dict, "strip_prefix": strip_prefix}
-    graph = _read(source, weights, example, inputs, outputs, fix, bind)
+    graph = _graph(source, **weights, example=example, inputs=inputs, outputs=outputs, fix=fix, bind=bind)
     return Model(graph, states=states, backend="cython" if backend == "auto" else backend, dtype=real, bind=bind)
 
 
-def _read(
+def _graph(
     source: Any,
-    options: Mapping[str, Any],
-    example: Any,
-    inputs: Sequence[str] | None,
-    outputs: Sequence[str] | None,
-    fix: str | Sequence[str],
-    bind: Mapping[str, Any] | None,
+    *,
+    example: Any = None,
+    inputs: Sequence[str] | None = None,
+    outputs: Sequence[str] | None = None,
+    fix: str | Sequence[str] = (),
+    bind: Mapping[str, Any] | None = None,
+    **others: Any,
 ) -> Graph:
-    """The graph of a source, by what it holds; `options` are those for weights."""
+    """The graph of a source, by what it holds, from the options of `load`."""
     from gatestep.importers import modules, weights
 
+    options = {name: others.get(name) for name in ("spec", "state_dict", "strip_prefix")}
     given = [f"{name}=" for name, value in options.items() if value is not None]
     live = modules.is_live(source)
     if live and given:

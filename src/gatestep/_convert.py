@@ -36,11 +36,9 @@ def imported(source: Any, **options: Any) -> Graph:
     """The graph of whatever `gatestep.load` takes, before anything is done to it."""
     if is_container(source):
         return Container(source).imported
-    defaults = inspect.signature(gatestep.load).parameters
-    reading = [name for name in inspect.signature(gatestep._read).parameters if name != "source"]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # what there is to warn of has been said by `load`
-        return gatestep._read(source, **{name: options.get(name, defaults[name].default) for name in reading})
+        return gatestep._graph(source, **options)
 
 
 # ---------------------------------------------------------------------- writing

@@ -10,7 +10,7 @@ import time
 import tracemalloc
 import zlib
 from collections.abc import Callable, Iterator
-from functools import cache, wraps
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -107,7 +107,7 @@ def files(net: Any, tmp_path_factory: pytest.TempPathFactory) -> Files:
     folder, made = tmp_path_factory.mktemp("files"), Files()
     for name, maker in MAKERS.items():
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(gs, "_read", wraps(gs._read)(lambda *_, maker=maker, **__: maker(net).graph))
+            patch.setattr(gs, "_graph", lambda *_, maker=maker, **__: maker(net).graph)
             gs.convert(b"a file of tests", folder / name)
         made[name] = (folder / name).read_bytes()
         assert exercised(made[name]) == "ran"
@@ -195,6 +195,8 @@ def changed(header: dict[str, Any], steps: list[tuple[str, int, int]]) -> dict[s
             old = parent[key]
         except (LookupError, TypeError):
             continue  # an earlier change took it away
+        if not isinstance(parent, (dict, list)):
+            continue
         if what == "odd":
             parent[key] = ODD[how % len(ODD)]
         elif what == "more" and isinstance(old, (int, float)):
