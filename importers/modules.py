@@ -24,7 +24,7 @@ from .build import build
 from .pt2 import read_pt2
 from .weights import array_of, read_graph
 
-__all__ = ["is_live", "plain_spec", "read_live"]
+__all__ = ["is_live", "layer_spec", "plain_spec", "read_live"]
 
 
 def is_live(source: object) -> bool:
@@ -151,8 +151,8 @@ def _evaluating(module: Any) -> Iterator[None]:
 
 # ---------------------------------------------------------------------- specs
 
-_RECURRENT = {"LSTM": LSTM, "GRU": GRU, "RNN": RNN}
-_CELLS = {"LSTMCell": LSTMCell, "GRUCell": GRUCell, "RNNCell": RNNCell}
+_RECURRENT: dict[str, type[Spec]] = {"LSTM": LSTM, "GRU": GRU, "RNN": RNN}
+_CELLS: dict[str, type[Spec]] = {"LSTMCell": LSTMCell, "GRUCell": GRUCell, "RNNCell": RNNCell}
 #: Layers without weights, with the attributes that matter to inference.
 _SIMPLE: dict[str, tuple[str, ...]] = {
     **dict.fromkeys("Tanh Sigmoid Softsign Identity ReLU SELU SiLU Hardsigmoid Hardswish".split(), ()),
@@ -185,7 +185,7 @@ def plain_spec(module: Any) -> Spec | None:
     if type(module) is not getattr(torch.nn, kind, None) or _hooked(module):
         return None
     with contextlib.suppress(TypeError, ValueError):
-        return _layer(module, kind)
+        return layer_spec(module, kind)
     return None
 
 
@@ -193,7 +193,8 @@ def _hooked(module: Any) -> bool:
     return bool(module._forward_hooks or module._forward_pre_hooks)
 
 
-def _layer(module: Any, kind: str) -> Spec | None:
+def layer_spec(module: Any, kind: str) -> Spec | None:
+    """The spec of one layer, taken for `kind`, the name of a class of ``torch.nn``."""
     if kind in _RECURRENT:
         shared = ("input_size", "hidden_size", "num_layers", "bias", "batch_first", "dropout", "bidirectional")
         given = {name: getattr(module, name) for name in shared}

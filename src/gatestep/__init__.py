@@ -48,6 +48,7 @@ __all__ = [
     "StateError",
     "Stream",
     "UnsupportedModelError",
+    "accelerate",
     "convert",
     "load",
     "nn",
@@ -262,6 +263,44 @@ def verify(
     from gatestep._verify import verify as hold
 
     return hold(source, data=data, seed=seed, trusted=trusted, **options)
+
+
+def accelerate(module: torch.nn.Module) -> torch.nn.Module:
+    """A module of PyTorch with the same call, whose recurrent layers run on the kernels of gatestep in inference.
+
+    Every `nn.LSTM`, `nn.GRU` and `nn.RNN` in it is replaced, with all its options, packed sequences included. The rest
+    stays PyTorch's. The module given is not changed; both share their parameters, so `state_dict`, `load_state_dict`
+    and optimizers mean both, and what they change is seen at the next call.
+
+    A layer runs in PyTorch, and warns once with a `ModelWarning` that says why, where gradients are required (call it
+    under `torch.no_grad()` or `torch.inference_mode()`), where dropout is active, and for other devices or types than
+    float32 and float64 on the CPU.
+
+    Parameters
+    ----------
+    module : torch.nn.Module
+
+    Returns
+    -------
+    torch.nn.Module
+
+    Raises
+    ------
+    MissingExtraError
+        PyTorch is not installed.
+
+    Notes
+    -----
+    Weights changed behind PyTorch's back (``weight.data.mul_(2)``, or through NumPy) are not noticed: PyTorch counts no
+    version for these. Assign a new parameter, or use ``with torch.no_grad(): weight.mul_(2)``.
+    """
+    try:
+        import torch  # noqa: F401
+    except ImportError:
+        raise MissingExtraError("torch", "torch") from None
+    from gatestep._accelerate import accelerated
+
+    return accelerated(module)
 
 
 def __getattr__(name: str) -> Any:
