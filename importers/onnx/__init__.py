@@ -10,7 +10,9 @@ taken, no path leaves the model's folder, and what is not understood in full is 
 `tensors`    weights as arrays, external data included
 `control`    branches and loops: bodies as closed graphs
 `ops`        the table of operators: what each operator set has, and the graph's one form of it
+`quantised`  operators on integers; `microsoft`, those of onnxruntime's own
 `exporters`  files known to be written wrongly: warnings, fixes, refusals
+`floating`   a quantised graph in floating point, where the caller wants one
 =========== ==========================================================================================
 """
 
