@@ -39,7 +39,7 @@ Quantised operators, where an integer q stands for (q - zero) * scale: ``Quantiz
 attributes ``axis``, ``block_size`` (0: none) and ``dtype``; ``DequantizeLinear`` without the last;
 ``DynamicQuantizeLinear(x)``, which gives q, scale and zero; ``MatMulInteger(a, b, a_zero, b_zero)`` and
 ``ConvInteger``, exact in int32; ``DynamicQuantizeLSTM``, with the attributes of LSTM and four more inputs
-(`ops/quantised.py`).
+(`ops/quantised.py`, `ops/quantised_lstm.py`).
 
 Control flow holds graphs as attributes. They are closed: all that they use from outside is an input of the node and of
 the body, the captured values, in the same order, and no value has the name of one in another graph. What a body gives
