@@ -111,10 +111,10 @@ def arc_tangent(call: Call, x: str) -> str:
         root = call.add("Sqrt", call.add("Add", (*call.add("Mul", (part, part)), one)))
         (part,) = call.add("Div", (part, *call.add("Add", (*root, one))))
     (square,) = call.add("Mul", (part, part))
-    sums = (call.scalar(1 / 9),)
+    total = call.scalar(1 / 9)
     for term in (-1 / 7, 1 / 5, -1 / 3, 1.0):
-        sums = call.add("Add", (*call.add("Mul", (*sums, square)), call.scalar(term)))
-    angle = call.add("Mul", (*call.add("Mul", (*sums, part)), call.scalar(4.0)))
+        (total,) = call.add("Add", (*call.add("Mul", (total, square)), call.scalar(term)))
+    angle = call.add("Mul", (*call.add("Mul", (total, part)), call.scalar(4.0)))
     beyond = call.add("Sub", (call.scalar(math.pi / 2), *angle))
     chosen = call.add("Where", (*call.add("Greater", (size, one)), *beyond, *angle))
     return call.add("Mul", (*chosen, *call.add("Sign", (x,))))[0]
