@@ -428,6 +428,8 @@ class Operators:
             given = [self.scopes.here(value) if isinstance(value, Tensor) else value for value in (base, *more)]
             return self.aten.call(name, given, named if len(given) > 2 or name == "transpose" else {}, where=name)
 
+        if name == "select" and len(rest) == 2 and isinstance(rest[1], SymInt):
+            return lambda base, new: self._placed(base, new, *rest)
         if name in ("select", "slice"):
             return lambda base, new: call(f"{name}_scatter", base, new, *rest)
         if name == "unbind":
@@ -440,6 +442,18 @@ class Operators:
         if name == "unsqueeze":
             return lambda base, new: call("squeeze", new, *rest)
         return None
+
+    def _placed(self, base: Tensor, new: Tensor, dim: int, index: SymInt) -> Any:
+        """`base` with `new` at a place along an axis that is known when the model is called."""
+        aten = self.aten
+        base, new = self.scopes.here(base), self.scopes.here(new)
+        axis = aten.axis(base, dim)
+        places = aten.call("arange", [aten.size(base, axis)], {}, where=self.where)
+        here = aten.call("eq", [places, self.size(index)], {}, where=self.where)
+        here = aten.call("reshape", [here, [-1, *[1] * (aten.rank(base) - 1 - axis)]], {}, where=self.where)
+        raised = aten.call("unsqueeze", [new, axis], {}, where=self.where)
+        made = aten.call("where", [here, raised, base], {}, where=self.where)
+        return dataclasses.replace(made, shape=base.shape)
 
     def _shaped(self, name: str, values: Sequence[Any], made: Any) -> Any:
         """The result with the names of sizes that the graph's shapes leave out."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -154,7 +154,39 @@ def _run(script: ScriptArchive, interpreter: Interpreter, inputs: Inputs, kept: 
     declare_outputs(aten, result, sorted(states.items(), key=lambda item: item[0]))
     held = {key: value.read() if isinstance(value, Var) else value for key, value in after.items()}
     aten.prune()
+    for name, axis, count in _taken_apart(aten.graph):
+        inputs.shapes.equal(f"{name}_{axis}", count)
     return _Evaluated(aten.graph, held, inputs.optional, {key: interpreter.path(*key) for key in after})
+
+
+def _taken_apart(graph: Graph) -> Iterator[tuple[str, int, int]]:
+    """Axes of inputs that the program takes apart into elements 0 to n - 1 and never asks the size of, with that n.
+
+    So does the trace of a loop over time. A longer input would be computed without what is beyond the trace.
+    """
+    for port in graph.inputs:
+        readers = [node for node in graph.nodes if port.name in node.inputs]
+        indices: dict[int, set[int]] = {}
+        sized: set[int] = set()
+        for node in readers:
+            axis = node.attrs["axis"] if node.op == "Gather" and node.inputs[0] == port.name else None
+            if node.op == "Shape":
+                asked = [reader.inputs[1] for reader in graph.nodes if reader.inputs[:1] == node.outputs]
+                sized.update(int(i) for i in (_index(graph, name) for name in asked) if i is not None)
+            elif axis is None or _index(graph, node.inputs[1]) is None:
+                indices.clear()
+                break
+            else:
+                indices.setdefault(axis, set()).add(_index(graph, node.inputs[1]) or 0)
+        for axis, found in indices.items() if len(indices) == 1 else ():
+            free = port.shape is not None and isinstance(port.shape[axis], str)
+            if free and axis not in sized and len(found) > 1 and found == set(range(len(found))):
+                yield port.name, axis, len(found)
+
+
+def _index(graph: Graph, name: str) -> int | None:
+    array = graph.constants.get(name)
+    return int(array) if array is not None and array.ndim == 0 and array.dtype.kind == "i" else None
 
 
 def _forward(script: ScriptArchive, interpreter: Interpreter) -> Function:

@@ -8,7 +8,7 @@ from torch import nn
 
 import gatestep as gs
 
-from .test_torchscript import check, saved, written
+from .test_torchscript import check, check_stream, saved, written
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
@@ -99,6 +99,22 @@ class While(nn.Module):
         return s
 
 
+class Writes(nn.Module):
+    """Outputs are written into a tensor, frame by frame."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.cell = nn.GRUCell(3, 5)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        out = torch.zeros(x.size(0), x.size(1), 5)
+        h = torch.zeros(x.size(0), 5)
+        for t in range(x.size(1)):
+            h = self.cell(x[:, t], h)
+            out[:, t] = h
+        return out
+
+
 class Two(nn.Module):
     """A loop whose bound is known, within one whose bound is not."""
 
@@ -111,17 +127,26 @@ class Two(nn.Module):
 
 
 @pytest.mark.parametrize("how", ["script", "freeze"])
-@pytest.mark.parametrize("make", [Appends, Unbinds, Tuples, ByHand, While, Two])
+@pytest.mark.parametrize("make", [Appends, Unbinds, Tuples, ByHand, While, Writes, Two])
 def test_loops_over_time(make, how) -> None:
     torch.manual_seed(2)
     calls = [(torch.randn(4, 6, 3),), (torch.randn(7, 2, 3),), (torch.randn(1, 1, 3),)]
     check(written(make(), how, calls[0]), *calls)
 
 
+@pytest.mark.parametrize(("make", "batch_first"), [(Appends, False), (Unbinds, True), (Tuples, True), (ByHand, False)])
+def test_loops_stream(make, batch_first) -> None:
+    torch.manual_seed(2)
+    x = torch.randn(4, 6, 3)
+    check_stream(check(written(make(), "script", (x,)), (x,)), x.numpy(), batch_first=batch_first)
+
+
 @pytest.mark.parametrize("make", [Appends, Unbinds])
-def test_a_trace_is_unrolled(make) -> None:
+def test_a_traced_loop_is_rolled_up_again(make) -> None:
+    """The trace has four frames; its program asks for nothing else of the axis, so that is what it is."""
     x = torch.randn(4, 4, 3)
-    check(written(make(), "trace", (x,)), (x,), (torch.randn(4, 4, 3),))
+    model = check(written(make(), "trace", (x,)), (x,), (torch.randn(4, 4, 3),))
+    check_stream(model, torch.randn(7, 7, 3).numpy(), batch_first=make is Unbinds)
 
 
 def test_what_a_loop_cannot_carry_is_refused_by_name() -> None:
