@@ -20,6 +20,7 @@ from ..kernels import pack
 from .errors import GatestepError, ModelFormatError, NeedsValue, ShapeError, UnsupportedModelError
 from .graph import Graph, Node, ancestors, needed
 from .ops import OPS
+from .ops.growth import growth, held
 from .values import MOST_ELEMENTS, Buffer, Merged, Tag, Value, ValueList, View, Weights, collapse
 
 __all__ = ["BATCH", "TIME", "Choice", "Instruction", "Lowering", "Mixing", "NeedsValue", "Run", "ancestors", "needed"]
@@ -27,6 +28,9 @@ __all__ = ["BATCH", "TIME", "Choice", "Instruction", "Lowering", "Mixing", "Need
 TIME, BATCH = "time", "batch"
 #: The kernels' limit on axes after collapsing.
 MAX_NDIM = 6
+#: Elements that a program may compute from constants while it is built: these, 8 times the constants of the file and 16
+#: times the inputs.
+MOST_COMPUTED = 1 << 25
 #: Slots of `gs_args.p` that a kernel writes: y, hn, cn, scratch.
 WRITTEN = frozenset((4, 5, 6, 9))
 #: Operators that leave the elements of a row side by side.
@@ -127,6 +131,7 @@ class Lowering:
     _uses: Counter[str] = field(default_factory=Counter)
     _constants: dict[int, tuple[np.ndarray, View]] = field(default_factory=dict)
     _sources: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    _room: int | None = None  # elements that may still be computed from constants
 
     # ------------------------------------------------------------------ the walk
     def run(self, wanted: Iterable[str]) -> None:
@@ -228,8 +233,24 @@ class Lowering:
         for array in inputs:
             if array is not None:
                 self.proportionate(array.size, array.shape)
+        if self._room is None:
+            views = [value for value in self.values.values() if isinstance(value, View)]
+            given = sum(view.count for view in views if view.buffer.kind == "input")
+            own = sum(array.size for part in self.graph.everything() for array in part.constants.values())
+            self._room = MOST_COMPUTED + 8 * own + 16 * given
+        if growth(node, inputs) > self._room:
+            raise self._excess(node)
         with self.blaming(node), np.errstate(all="ignore"):
-            return tuple(self._as_real(np.asarray(a)) for a in OPS[node.op].evaluate(node, *inputs))
+            results = tuple(self._as_real(np.asarray(a)) for a in OPS[node.op].evaluate(node, *inputs))
+        self._room -= sum(map(held, results))
+        if self._room < 0:
+            raise self._excess(node)
+        return results
+
+    def _excess(self, node: Node) -> ShapeError:
+        return ShapeError(
+            f"{self.graph.source}: {node.label}: what is computed from constants is out of all proportion to them"
+        )
 
     @contextlib.contextmanager
     def blaming(self, node: Node) -> Iterator[None]:

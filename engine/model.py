@@ -82,7 +82,7 @@ class Model:
             for name, array in part.constants.items():
                 if array.dtype.kind == "f" and array.dtype != self.real:
                     if name not in converted:
-                        converted[name] = array.astype(self.real)
+                        converted[name] = self._held(name, array)
                     part.constants[name] = converted[name]
         if layout is None:
             graph = recognised(normalised(graph, self.real), self.real, states)
@@ -107,6 +107,18 @@ class Model:
                 self._plan(1 if self.layout.free_batch else self._fixed_batch())
             except (ShapeError, UnsupportedModelError) as error:  # it may still run as a whole
                 self.layout.blocker = error
+
+    def _held(self, name: str, array: np.ndarray) -> np.ndarray:
+        """A constant in the model's arithmetic."""
+        with np.errstate(over="ignore"):
+            held = array.astype(self.real)
+        if array.dtype.itemsize > held.dtype.itemsize and (np.isinf(held) & np.isfinite(array)).any():
+            raise UnsupportedModelError(
+                f"constant {name.lstrip(chr(0))!r} has values that float32 does not hold",
+                source=self.source,
+                hint='Load it with dtype="float64"',
+            )
+        return held
 
     # ------------------------------------------------------------------ streaming
     @property

@@ -201,6 +201,7 @@ def deliver(ctx: Lowering, value: Value, dtype: np.dtype[Any], k: int) -> Buffer
     if buffer.kind == "temp" and view.dense and view.offset == 0 and view.count == buffer.count > 0:
         buffer.kind = "output"
         return buffer
+    ctx.proportionate(view.count, view.shape)
     target = Buffer("output", dtype, view.count)
     ctx.copy(node, view, View.whole(target, view.shape))
     return target

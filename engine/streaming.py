@@ -230,7 +230,9 @@ def assign_axes(
             ones = []
             while len(ones) < value.ndim - 1 and value.shape[len(ones)] == 1:
                 ones.append(len(ones))
-        free = port.shape is not None and b is not None and not isinstance(port.shape[b], int)
+        # Where a file declares another number of axes, it does not know.
+        shape = port.shape if port.shape is not None and len(port.shape) == value.ndim else None
+        free = shape is not None and b is not None and not isinstance(shape[b], int)
         keep = b if layout.free_batch or free else None
         layout.axes[port.name] = Axes(None, keep, tuple(k for k in ones if k != keep))
 
