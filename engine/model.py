@@ -170,7 +170,10 @@ class Model:
     def _plan(self, rows: int) -> Plan:
         with self._lock, fitting(self.stored, self.source):
             if rows not in self._plans:
-                self._plans[rows] = Plan(self, rows)
+                try:
+                    self._plans[rows] = Plan(self, rows)
+                except NeedsValue as needs:  # of a file whose layout lies
+                    raise needs.error from None
             return self._plans[rows]
 
     def run(self, frames: Any, out: Any = None) -> Any:
