@@ -51,7 +51,7 @@ def thawed(graph: Graph, real: np.dtype[Any]) -> Graph:
     if not any(node.op in CELLS for node in graph.nodes):
         return graph
     try:
-        ctx = walk(graph, real, port_shapes(graph, {}))
+        graph, ctx = walked(graph, real)
         primes = unused(graph)
     except (GatestepError, NeedsValue):
         return graph
@@ -66,6 +66,31 @@ def thawed(graph: Graph, real: np.dtype[Any]) -> Graph:
         except (GatestepError, NeedsValue, ValueError, IndexError):
             continue
     return graph
+
+
+def walked(graph: Graph, real: np.dtype[Any]) -> tuple[Graph, Lowering]:
+    """A walk; where only a state of one row stands against a free batch, of the graph that repeats it."""
+    try:
+        return graph, walk(graph, real, port_shapes(graph, {}))
+    except ShapeError:
+        repeated = for_each_row(graph)
+        return repeated, walk(repeated, real, port_shapes(repeated, {}))
+
+
+def for_each_row(graph: Graph) -> Graph:
+    """The graph with initial states of one row, which its cells begin at, for as many rows as they have."""
+    new = graph.blank()
+    for node in graph.nodes:
+        inputs = list(node.inputs)
+        for k in (5, 6) if node.op in CELLS else ():
+            state = graph.constants.get(inputs[k]) if k < len(inputs) else None
+            if state is not None and state.ndim == 3 and state.shape[1] == 1:
+                (rows,) = new.add("Shape", [inputs[0]], start=1, end=2)
+                sides = [new.constant(np.array([size], dtype=np.int64)) for size in state.shape[::2]]
+                (shape,) = new.add("Concat", [sides[0], rows, sides[1]], axis=0)
+                (inputs[k],) = new.add("Expand", [inputs[k], shape])
+        new.nodes.append(replace(node, inputs=tuple(inputs)))
+    return new
 
 
 def fixed(graph: Graph, ctx: Lowering, what: str) -> list[Axis]:

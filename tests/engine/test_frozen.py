@@ -120,3 +120,18 @@ def test_one_frame_per_call_stays_a_frame(net: Any) -> None:
     model = n.output(y, "hn").model()
     assert model.inputs[0].shape == (1, "batch", F)
     assert model.layout.states == {"h": "hn"}
+
+
+@pytest.mark.parametrize("zeros", [True, False])
+def test_the_state_of_one_row_in_a_file_of_any_batch(net: Any, zeros: bool) -> None:
+    n = net()
+    x = n.input("x", "T", "B", F)
+    h0, c0 = (np.zeros((1, 1, H)) if zeros else n.weights(1, 1, H) for _ in range(2))
+    n("Squeeze", n.cell("LSTM", x, F, H, h0=h0, c0=c0)[0], [1], out="y")
+    model = n.output("y").model()
+    frames = noise(T, B, F)
+    whole = model(frames)
+    for row in range(B):
+        want = n.evaluate({"x": frames[:, row : row + 1]})["y"]
+        np.testing.assert_allclose(whole[:, row : row + 1], want, **CLOSE)
+    assert model.stream(B).run(frames).tobytes() == whole.tobytes()
