@@ -24,6 +24,8 @@ from command_line import FRAMES, Run, good, refused, write_wav
         (["run", "m.onnx", "x.npy", "-o", "y.npy", "--rate", "0"], ["--rate", "'0'"]),
         (["run", "m.onnx", "x.npy", "-o", "y.npy", "--rate", "many"], ["--rate", "'many'"]),
         (["run", "m.onnx", "x.npy", "-o", "y.npy", "--state", "h0"], ["--state", "IN=OUT"]),
+        (["inspect", "m.onnx", "--bind", "sr"], ["--bind", "NAME=VALUE"]),
+        (["inspect", "m.onnx", "--bind", "sr=fast"], ["--bind", "'sr=fast'"]),
         (["run", "m.onnx", "x.npy", "-o", "y.npy", "--backend", "magic"], ["--backend", "magic"]),
         (["run", "m.onnx", "x.npy", "-o", "y.npy", "--dtype", "int8"], ["--dtype", "int8"]),
         (["inspect"], ["MODEL"]),

@@ -64,6 +64,13 @@ def test_backend(run: Run, models: Path, tmp_path: Path) -> None:
     np.testing.assert_array_equal(np.load(tmp_path / "y.npy"), gatestep.load(models / "gru.onnx").run(FRAMES))
 
 
+def test_an_input_that_is_bound(run: Run, models: Path) -> None:
+    h = np.zeros((1, 1, 4)).tolist()
+    assert "input   h0" in good(run("inspect", models / "gru.onnx"))
+    assert "input   h0" not in good(run("inspect", models / "gru.onnx", "--bind", f"h0={h}"))
+    refused(run("inspect", models / "gru.onnx", "--bind", "h0=3"), 1, "h0", "shape ()")
+
+
 def test_state_pairs(run: Run, models: Path, tmp_path: Path) -> None:
     np.save(tmp_path / "x.npy", FRAMES)
     good(run("run", models / "gru.onnx", "x.npy", "-o", "y.npy", "--state", "h0=hn"))
