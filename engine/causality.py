@@ -5,7 +5,7 @@ Each check names the first node at fault, or finds none.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 
 import numpy as np
 
@@ -102,10 +102,7 @@ def varies(graph: Graph, ctx: Lowering, outputs: Iterable[str], what: str) -> Mi
             return Mixing(what, node, f"has another rank where there is one of the {axis}")
         if not any(isinstance(ctx.values[name], View) for name in made):
             continue
-        settled: Sequence[int] = (
-            (0,) if what == TIME else ()
-        )  # by the sizes of more than one frame, as `squeezed` has it
-        shaping = {"Gather": (1,), "Clip": (), "If": settled}.get(node.op, OPS[node.op].known)
+        shaping = {"Gather": (1,), "Clip": ()}.get(node.op, OPS[node.op].known)
         for k, name in enumerate(node.inputs):
             if name and k not in shaping and differ(ctx.values[name], one.values[name]):
                 return Mixing(what, node, f"depends on the number of {axis}")

@@ -107,8 +107,8 @@ class Lowering:
     owned : frozenset
         Slots that replace a state input of the file: they start from zeros, whatever the graph hands them.
     squeezed : dict
-        Axes that Squeeze drops where the file does not name them, and the branches (0 or 1) that an If takes where
-        sizes decide, by node: for one frame or one row the sizes would mislead.
+        Axes that Squeeze drops where the file does not name them, by node:
+        for one frame or one row the sizes would mislead.
     """
 
     graph: Graph

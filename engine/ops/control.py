@@ -127,8 +127,6 @@ class If(Op):
         then, orelse = node.attrs["then"], node.attrs["orelse"]
         if isinstance(condition, np.ndarray):
             holds = truth(condition, "the condition")
-            if ctx.carry:
-                holds = ctx.squeezed.setdefault(node.key, (int(holds),)) == (1,)
             return tuple(ctx.inline(node, then if holds else orelse, captured))
         if condition.dtype != np.bool_ or condition.count != 1:
             raise ValueError(f"the condition is of {condition.dtype} and shape {condition.shape}, not one truth value")

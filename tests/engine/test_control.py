@@ -176,6 +176,27 @@ def test_what_cannot_be_bound(bind: dict[str, Any], error: type[Exception], mess
         gs.load(two_nets(*BY_RATE), bind=bind)
 
 
+@pytest.mark.parametrize(("axis", "streams"), [(0, False), (2, True)])
+def test_a_branch_by_a_size(axis: int, streams: bool) -> None:
+    """By the number of frames it is no stream; by one that the file fixes it is no branch."""
+    sized = [node("Shape", "y", "sizes"), node("Gather", "sizes at", "n"), node("Greater", "n few", "c")]
+    branches = [graph([node(op, "y", "out")], [], [port("out", None)]) for op in ("Sin", "Neg")]
+    nodes = [
+        node("RNN", "x w r", "all", hidden_size=4),
+        node("Squeeze", "all one", "y"),
+        *sized,
+        node("If", "c", "z", then_branch=branches[0], else_branch=branches[1]),
+    ]
+    weights = {"w": rand(1, 4, 3), "r": rand(1, 4, 4), "one": np.array([1]), "at": np.array(axis), "few": np.array(3)}
+    proto = model(nodes, [port("x", ["T", "B", 3])], [port("z", None)], **weights)
+    for steps in (2, 7):
+        loaded = same(proto, {"x": rand(steps, 1, 3)})
+    assert loaded.streams is streams
+    if not streams:
+        with pytest.raises(gs.UnsupportedModelError, match="If 'If/z': does not stream: it depends on the number of"):
+            loaded.stream()
+
+
 # ---------------------------------------------------------------------- Loop
 
 
