@@ -37,13 +37,14 @@ for held, lack, package in (
 endef
 export CHECK
 
-.PHONY: help install demo test bench lint types build clean
+.PHONY: help install demo test bench importers lint types build clean
 .DELETE_ON_ERROR:
 
 help:
 	@echo "make demo     denoise a recording frame by frame, and say how fast (sets everything up itself)"
 	@echo "make test     the tests (sets everything up itself)"
 	@echo "make bench    measure, and refresh the figures in README.md"
+	@echo "make importers  hold PyTorch files to PyTorch, and write docs/importers.md (takes torch)"
 	@echo "make lint     ruff"
 	@echo "make types    mypy --strict, on the package as it installs"
 	@echo "make build    sdist and wheel, in dist/"
@@ -67,6 +68,10 @@ test: $(INSTALLED)
 
 bench: $(INSTALLED)
 	@$(BIN)/python -m gatestep.benchmarks --readme README.md
+
+importers: $(INSTALLED)
+	@$(PIP) install --quiet torch onnxscript safetensors
+	@$(BIN)/python docs/make_importers.py
 
 lint: $(INSTALLED)
 	@$(BIN)/ruff check .
