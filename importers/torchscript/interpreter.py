@@ -400,6 +400,10 @@ class Interpreter:
         if path == ("ops", "prim", "RaiseException"):
             said = arguments[0] if arguments else ""
             raise Raised(f"{self.archive.name}: {self.where[:120]!r} raises an exception: {str(said)[:200]}")
+        if path[:2] == ("ops", "quantized"):
+            raise self.unsupported(
+                f"the quantised operator {'.'.join(path)[:80]!r}", "Save the model as it was before it was quantised"
+            )
         if path[:-1] not in (("torch",), ("ops", "prim"), ("ops", "aten")):
             raise self.unsupported(f"the operator {'.'.join(path)[:80]!r} is not one of PyTorch's own")
         return self.operators.call(path[-1], arguments, named, self.where)

@@ -11,6 +11,7 @@ import numpy as np
 from ...engine.errors import UnsupportedModelError
 from ..aten import Aten, SymInt, Tensor
 from ..torch_tensors import TensorRef
+from ..unpickle import Inert
 from .budget import Budget
 from .demands import Demands
 from .objects import ScriptArchive
@@ -31,6 +32,7 @@ _MAYBE_VIEWS = frozenset("contiguous reshape flatten to dropout feature_dropout 
 #: PyTorch's numbers of element types.
 _CODES = {"u1": 0, "i1": 1, "i2": 2, "i4": 3, "i8": 4, "f2": 5, "f4": 6, "f8": 7, "b1": 11}
 _NO_TENSOR = (type(None), bool, int, float, str, np.dtype)
+_QUANTISED = "Such hold the weights of quantised layers: save the model as it was before it was quantised"
 _PLAIN_VALUES = (type(None), bool, int, float, str)
 _CREATE = frozenset("zeros ones empty full new_zeros new_ones new_empty new_full".split())
 
@@ -306,6 +308,8 @@ class Operators:
 
     def unpacked(self, thing: Any, count: int) -> Any:
         """A list that is given so many names, so that it has so many elements."""
+        if isinstance(thing, Var) and thing.failed is not None:
+            raise thing.failed
         if isinstance(thing, Stacked):
             tensor = self.tensor(thing.whole)
             if tensor.shape is not None:
@@ -375,6 +379,15 @@ class Operators:
             return self.size(value)
         if isinstance(value, _NO_TENSOR):
             return value
+        if isinstance(value, Inert):
+            raise UnsupportedModelError(
+                f"an operator takes an object {value.kind[:80]!r}",
+                source=self.aten.source,
+                node=f"code of {self.where!r}",
+                hint="Save the model as it was before it was quantised"
+                if "quantized" in self.where + value.kind
+                else None,
+            )
         raise TypeError(f"an argument that is a {type(value).__name__}")
 
     def _wrapped(
@@ -471,6 +484,7 @@ class Operators:
             free = [part for part in parts if not isinstance(part, int)]
             if len(free) == 1 and isinstance(free[0], str) and shape[axis] is None:
                 shape[axis] = self.shapes.plus(free[0], sum(part for part in parts if isinstance(part, int)))
+            self.shapes.joined.update(part for part in free[: len(free) if len(free) > 1 else 0] if part)
         return dataclasses.replace(made, shape=tuple(shape))
 
 

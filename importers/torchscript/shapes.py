@@ -58,6 +58,8 @@ class Shapes:
     given: dict[str, tuple[Dim, ...] | None] = field(default_factory=dict)
     dtypes: dict[str, np.dtype[Any]] = field(default_factory=dict)
     sums: dict[str, tuple[str, int]] = field(default_factory=dict)
+    #: Free sizes that were added to each other, so that neither follows from their sum.
+    joined: set[str] = field(default_factory=set)
     trail: list[_Step] = field(default_factory=list)
     changed: bool = False
     trials: int = 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -25,6 +26,9 @@ from .source import Function
 from .values import Past, Size, Var
 
 __all__ = ["translated"]
+
+#: What people call a state.
+_STATE = re.compile(r"(?:^|_)(?:[hcs]|[hc][xns0]|state|hidden|cell|mem|memory|carry|prev)s?(?:$|_|\d)", re.IGNORECASE)
 
 
 @dataclass
@@ -156,6 +160,8 @@ def _run(script: ScriptArchive, interpreter: Interpreter, inputs: Inputs, kept: 
     aten.prune()
     for name, axis, count in _taken_apart(aten.graph):
         inputs.shapes.equal(f"{name}_{axis}", count)
+    for dim, size in _sizes_of_states(aten.graph, inputs.shapes):
+        inputs.shapes.equal(dim, size)
     return _Evaluated(aten.graph, held, inputs.optional, {key: interpreter.path(*key) for key in after})
 
 
@@ -182,6 +188,23 @@ def _taken_apart(graph: Graph) -> Iterator[tuple[str, int, int]]:
             free = port.shape is not None and isinstance(port.shape[axis], str)
             if free and axis not in sized and len(found) > 1 and found == set(range(len(found))):
                 yield port.name, axis, len(found)
+
+
+def _sizes_of_states(graph: Graph, shapes: Shapes) -> Iterator[tuple[str, int]]:
+    """Sizes of states that a cell written by hand joins with its input, ``torch.cat([x, h], 1)``.
+
+    Only their sum follows from the weights. An input that is called like a state is as large as the outputs are that
+    could be the next one.
+    """
+    for port in graph.inputs:
+        for axis, dim in enumerate(port.shape or () if _STATE.search(port.name) else ()):
+            if isinstance(dim, str) and dim in shapes.joined:
+                alike = [
+                    p.shape for p in graph.outputs if p.shape is not None and len(p.shape) == len(port.shape or ())
+                ]
+                sizes = {shape[axis] for shape in alike}
+                if len(sizes) == 1 and isinstance(size := sizes.pop(), int):
+                    yield dim, size
 
 
 def _index(graph: Graph, name: str) -> int | None:

@@ -124,3 +124,36 @@ def test_projection(how) -> None:
 def test_relu_rnn() -> None:
     x = torch.randn(4, 6, 3)
     check(written(Tagger("RNN", nonlinearity="relu"), "script", (x,)), (x,))
+
+
+def test_the_types_of_weights_are_those_of_inputs() -> None:
+    x = torch.randn(2, 4, 3)
+    model = check(written(Tagger("GRU", batch_first=True).double(), "script", (x,)), (x.double(),), dtype="float64")
+    assert model.inputs[0].dtype == np.float64
+    half = gs.load(written(Tagger("GRU", batch_first=True).bfloat16(), "script", (x,)))
+    assert half.inputs[0].dtype == np.float32
+
+
+def test_a_file_for_the_mobile_interpreter_has_the_program_too() -> None:
+    script = torch.jit.script(Tagger("LSTM", batch_first=True).eval())
+    x = torch.randn(2, 4, 3)
+    got = gs.load(script._save_to_buffer_for_lite_interpreter())(x.numpy())
+    np.testing.assert_allclose(got, script(x).detach().numpy(), atol=1e-6)
+
+
+def test_quantised_modules_are_refused_by_name() -> None:
+    quantised = torch.ao.quantization.quantize_dynamic(Tagger("LSTM").eval(), {nn.LSTM, nn.Linear})
+    with pytest.raises(gs.UnsupportedModelError, match=r"takes an object.*before it was quantised"):
+        gs.load(saved(torch.jit.script(quantised)))
+
+
+def test_a_module_in_training_with_dropout_is_refused() -> None:
+    script = torch.jit.script(Tagger("GRU", num_layers=2, dropout=0.5).train())
+    with pytest.raises(gs.UnsupportedModelError, match=r"training"):
+        gs.load(saved(script))
+
+
+def test_live_scripts_are_read_like_files() -> None:
+    script = torch.jit.script(Tagger("GRU", batch_first=True).eval())
+    x = torch.randn(2, 4, 3)
+    assert gs.load(script)(x.numpy()).tobytes() == gs.load(saved(script))(x.numpy()).tobytes()

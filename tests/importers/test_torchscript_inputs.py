@@ -101,6 +101,28 @@ def test_layers_with_states_that_may_be_left_out() -> None:
     assert model.layout.states == {"hc_0": "hn", "hc_1": "cn"}
 
 
+class ByHand(nn.Module):
+    """One step of an LSTM that joins its input and its state."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gates, self.head = nn.Linear(3 + 5, 4 * 5), nn.Linear(5, 2)
+
+    def forward(self, x: torch.Tensor, h: torch.Tensor, c: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        i, f, o, n = self.gates(torch.cat([x, h], 1)).chunk(4, 1)
+        c = torch.sigmoid(f) * c + torch.sigmoid(i) * torch.tanh(n)
+        return torch.sigmoid(o) * torch.tanh(c), c
+
+
+@pytest.mark.parametrize("how", ["trace", "script", "freeze"])
+def test_a_step_written_by_hand(how) -> None:
+    args = (torch.randn(2, 3), torch.randn(2, 5), torch.randn(2, 5))
+    model = check(written(ByHand(), how, args), args)
+    assert [port.shape[1] for port in model.inputs] == [3, 5, 5]
+    assert model.streams
+    assert set(model.layout.states) == {"h", "c"}
+
+
 def test_an_option_that_is_not_zeros_stays_left_out() -> None:
     class Net(nn.Module):
         def forward(self, x: torch.Tensor, scale: torch.Tensor | None = None) -> torch.Tensor:
