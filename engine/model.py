@@ -69,6 +69,7 @@ class Model:
         dtype: Any = np.float32,
         layout: Layout | None = None,
         bind: Mapping[str, Any] | None = None,
+        shapes: Mapping[str, Sequence[int | None]] | None = None,
     ) -> None:
         self.real = np.dtype(dtype)
         self.backend = backend
@@ -76,7 +77,7 @@ class Model:
         self.bind = dict(bind or {})
         self.stored = layout is not None  # not found out by this very code, and so not believed
         if layout is None:
-            graph = scanned(bound(graph, bind), self.real)
+            graph = scanned(bound(graph, bind, shapes), self.real)
         converted: dict[str, np.ndarray] = {}  # bodies share constants
         for part in graph.everything():
             for name, array in part.constants.items():

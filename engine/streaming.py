@@ -290,6 +290,6 @@ def blocker(
             return UnsupportedModelError(
                 f"does not stream: dimension {free[0]!r} of input {port.name!r} is free, and is neither time nor batch",
                 source=graph.source,
-                hint="Fix it in the file",
+                hint=f"Say how large it is with load(..., shapes={{{port.name!r}: (...)}})",
             )
     return None

@@ -68,6 +68,7 @@ def load(
     outputs: Sequence[str] | None = None,
     states: Mapping[str, str] | None = None,
     bind: Mapping[str, Any] | None = None,
+    shapes: Mapping[str, Sequence[int | None]] | None = None,
     fix: str | Sequence[str] = (),
     backend: str = "auto",
     dtype: Any = None,
@@ -102,6 +103,9 @@ def load(
     bind : mapping of str to array_like, optional
         ``{"sr": 16000}``: inputs that have this value from now on. What they decide, such as which branch of an If
         runs, is decided once, and the model has them no longer as inputs.
+    shapes : mapping of str to sequence of (int or None), optional
+        ``{"input": (1, 576)}``: sizes of inputs that the file leaves free, None for what stays free. What a file leaves
+        free that is neither time nor batch must be said for a stream.
     fix : str or sequence of str, optional
         What to mend of an ONNX file that is known to be wrong; loading one warns with a `ModelWarning` that names the
         fix. ``"torch-gru"``: GRUs that PyTorch exported with ``linear_before_reset=0`` compute with 1.
@@ -149,11 +153,12 @@ def load(
             "outputs": outputs,
             "fix": fix or None,
         }
-        given |= {"states": states, "bind": bind, "dtype": dtype}
+        given |= {"states": states, "bind": bind, "shapes": shapes, "dtype": dtype}
         return _load_file(source, given, backend, self_test)
     weights = {"spec": spec, "state_dict": state_dict, "strip_prefix": strip_prefix}
     graph = _graph(source, **weights, example=example, inputs=inputs, outputs=outputs, fix=fix, bind=bind)
-    return Model(graph, states=states, backend="cython" if backend == "auto" else backend, dtype=real, bind=bind)
+    kernels = "cython" if backend == "auto" else backend
+    return Model(graph, states=states, backend=kernels, dtype=real, bind=bind, shapes=shapes)
 
 
 def _graph(

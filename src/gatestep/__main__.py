@@ -36,6 +36,7 @@ def model_options(options: argparse.Namespace) -> dict[str, Any]:
     given = {
         "states": dict(options.state) or None,
         "bind": dict(options.bind) or None,
+        "shapes": dict(options.shape) or None,
         "fix": tuple(options.fix) or None,
         "dtype": options.dtype,
     }

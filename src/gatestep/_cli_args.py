@@ -162,6 +162,14 @@ def add_model_options(command: argparse.ArgumentParser) -> None:
         help="input NAME always is VALUE, a number, true or false, or a list of them in brackets; may be repeated",
     )
     command.add_argument(
+        "--shape",
+        metavar="NAME=SIZES",
+        type=sizes,
+        action="append",
+        default=[],
+        help="sizes of input NAME that the file leaves free, such as x=1,576 (? for what stays free); may be repeated",
+    )
+    command.add_argument(
         "--backend", choices=("auto", "cython", "numba"), default="auto", help="kernels (default: auto)"
     )
     command.add_argument("--dtype", choices=("float32", "float64"), help="type to compute in (default: float32)")
@@ -197,6 +205,15 @@ def binding(text: str) -> tuple[str, Any]:
     except ValueError:
         pass
     raise argparse.ArgumentTypeError(f"{text!r} is not NAME=VALUE, with a number, true, false or a list as VALUE")
+
+
+def sizes(text: str) -> tuple[str, tuple[int | None, ...]]:
+    """A pair ``NAME=1,576``, with ``?`` for a free size."""
+    name, equals, value = text.rpartition("=")
+    parts = [part.strip() for part in value.split(",")]
+    if not (name and equals) or not all(part == "?" or (part.isascii() and part.isdigit()) for part in parts):
+        raise argparse.ArgumentTypeError(f"{text!r} is not NAME=SIZES, such as x=1,576")
+    return name, tuple(None if part == "?" else int(part) for part in parts)
 
 
 def state(text: str) -> tuple[str, str]:

@@ -26,6 +26,7 @@ from command_line import FRAMES, Run, good, refused, write_wav
         (["run", "m.onnx", "x.npy", "-o", "y.npy", "--state", "h0"], ["--state", "IN=OUT"]),
         (["inspect", "m.onnx", "--bind", "sr"], ["--bind", "NAME=VALUE"]),
         (["inspect", "m.onnx", "--bind", "sr=fast"], ["--bind", "'sr=fast'"]),
+        (["inspect", "m.onnx", "--shape", "x=1,many"], ["--shape", "NAME=SIZES"]),
         (["run", "m.onnx", "x.npy", "-o", "y.npy", "--backend", "magic"], ["--backend", "magic"]),
         (["run", "m.onnx", "x.npy", "-o", "y.npy", "--dtype", "int8"], ["--dtype", "int8"]),
         (["inspect"], ["MODEL"]),

@@ -197,6 +197,40 @@ def test_a_branch_by_a_size(axis: int, streams: bool) -> None:
             loaded.stream()
 
 
+def test_sizes_that_the_caller_fixes() -> None:
+    """A free size that is neither time nor batch: a stream must be told it, and one name is one size."""
+    nodes = [node("Mul", "x x", "q"), node("ReduceMean", "q", "m", axes=[1]), node("Add", "s m", "s_out")]
+    proto = model(nodes, [port("x", ["B", "N"]), port("s", ["B", 1])], [port("m", None), port("s_out", None)])
+    with pytest.raises(gs.UnsupportedModelError, match=r"'N' of input 'x'.*shapes=\{'x'"):
+        gs.load(proto).stream()
+    loaded = gs.load(proto, shapes={"x": (1, 64)})
+    assert [p.shape for p in loaded.inputs] == [(1, 64), (1, 1)]
+    assert loaded.layout.carried == {"s": "s_out"}
+    stream, total = loaded.stream(), 0.0
+    for k in range(3):
+        x = rand(64, seed=k)
+        assert np.isclose(stream.step({"x": x.reshape(stream.inputs[0].shape)})["m"].item(), (x**2).mean(), atol=1e-6)
+        total += float((x**2).mean())
+    assert np.isclose(stream.state["s"].item(), total, atol=1e-5)
+    assert [p.shape for p in gs.load(proto, shapes={"x": (None, 8)}).inputs] == [("B", 8), ("B", 1)]
+
+
+@pytest.mark.parametrize(
+    ("shapes", "error", "message"),
+    [
+        ({"y": (3, 4)}, gs.UnsupportedModelError, "is no input"),
+        ({"x": (3, 5)}, gs.ShapeError, r"\('N', 4\)"),
+        ({"x": (4,)}, gs.ShapeError, "does not fit"),
+        ({"x": (-1, 4)}, gs.ShapeError, "not a tuple of sizes"),
+        ({"x": "3, 4"}, gs.ShapeError, "not a tuple of sizes"),
+        ({"x": (True, 4)}, gs.ShapeError, "not a tuple of sizes"),
+    ],
+)
+def test_what_is_no_shape(shapes: dict[str, Any], error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=message):
+        gs.load(two_nets(*BY_RATE), shapes=shapes)
+
+
 # ---------------------------------------------------------------------- Loop
 
 
