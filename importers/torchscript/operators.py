@@ -384,9 +384,7 @@ class Operators:
                 f"an operator takes an object {value.kind[:80]!r}",
                 source=self.aten.source,
                 node=f"code of {self.where!r}",
-                hint="Save the model as it was before it was quantised"
-                if "quantized" in self.where + value.kind
-                else None,
+                hint=_QUANTISED if value.kind.startswith("__torch__.torch.classes.") else None,
             )
         raise TypeError(f"an argument that is a {type(value).__name__}")
 
