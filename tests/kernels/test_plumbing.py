@@ -1,4 +1,4 @@
-"""copy, cast, gather and binary_i64 against NumPy."""
+"""copy, cast, gather and binary_i64 against NumPy; jumps and counts."""
 
 from __future__ import annotations
 
@@ -67,6 +67,44 @@ def test_copy_any_strides(
     assert abi.call(plumbing["copy"], {0: source, 4: target}, n) == abi.GS.OK
     assert abi.same_bits(guarded.array, expected)
     assert guarded.intact()
+
+
+@pytest.mark.parametrize("itemsize", [1, 2, 4, 8])
+@pytest.mark.parametrize("backwards", [False, True])
+def test_copy_at_a_count(abi: ModuleType, plumbing: dict[str, int], itemsize: int, backwards: bool) -> None:
+    """Row by row, from the first or the last, what a copy of all rows gives."""
+    rows = np.arange(15, dtype=f"u{itemsize}").reshape(5, 3)
+    target, counter = abi.Guarded((5, 3), rows.dtype), np.zeros(1, np.int64)
+    start = rows[::-1] if backwards else rows
+    for _ in range(5):
+        n = [1, 3, *[1] * 5, 1, *[0] * 5, 1, *[0] * 5, itemsize, -3 if backwards else 3, 3]
+        assert abi.call(plumbing["copy_at"], {0: start[0], 1: counter, 4: target.array}, n) == abi.GS.OK
+        counter += 1
+    assert target.intact()
+    np.testing.assert_array_equal(target.array, start)
+
+
+@pytest.mark.parametrize("value", [0, 1, 255])
+@pytest.mark.parametrize("when", [0, 1])
+def test_jump(abi: ModuleType, plumbing: dict[str, int], value: int, when: int) -> None:
+    jumps = abi.call(plumbing["jump"], {0: np.array([value], np.uint8)}, [7, when]) == abi.GS.JUMP
+    assert jumps is (bool(value) is bool(when))
+    assert abi.call(plumbing["jump"], {}, [7, when]) == abi.GS.JUMP
+
+
+@pytest.mark.parametrize("limited", [False, True])
+@pytest.mark.parametrize(("again", "status"), [(0, "JUMP"), (1, "AGAIN")])
+def test_count(abi: ModuleType, plumbing: dict[str, int], limited: bool, again: int, status: str) -> None:
+    """Three times round, with the limit in an array or in the call; as a guard before, it adds nothing."""
+    counter, limit = np.zeros(1, np.int64), np.array([3])
+    p = {1: counter, 4: counter, **({0: limit} if limited else {})}
+    rounds = [abi.call(plumbing["count"], p, [0, 1, 1, 0 if limited else 3, again]) for _ in range(3)]
+    assert rounds == [getattr(abi.GS, status)] * 2 + [abi.GS.OK]
+    assert counter == 3
+    assert abi.call(plumbing["count"], p, [0, 0, 0, 0 if limited else 3, 0]) == abi.GS.JUMP
+    counter[0] = 2
+    assert abi.call(plumbing["count"], p, [0, 0, 0, 0 if limited else 3, 0]) == abi.GS.OK
+    assert counter == 2
 
 
 # ------------------------------------------------------------------------------------------------------------- cast
