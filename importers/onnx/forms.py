@@ -139,7 +139,7 @@ class Translation:
                 f"operator {node.op}{domain} is not supported",
                 source=self.file.source,
                 node=node.label,
-                hint="Cut the part of the model that you need with inputs=[...] and outputs=[...]",
+                hint=_HINTS.get(node.domain, _CUT),
             )
         if node.version is None:
             raise self.file.damaged(f"the file imports no operator set of domain {node.domain or DOMAIN!r}", node)
@@ -149,6 +149,14 @@ class Translation:
                 f"operator {node.op} came with operator set {forms[0].since}; the file imports {node.version}", node
             )
         form.translate(Call(self, node, form))
+
+
+_CUT = "Cut the part of the model that you need with inputs=[...] and outputs=[...]"
+#: What to do about operators of a domain none of which is known.
+_HINTS = {
+    "com.microsoft.nchwc": "onnxruntime has optimised the file for one kind of processor: save it with "
+    "ORT_ENABLE_EXTENDED, or load the file that it was made from",
+}
 
 
 # ---------------------------------------------------------------------- forms

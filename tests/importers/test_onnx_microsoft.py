@@ -149,6 +149,13 @@ def test_refusals(op: str, inputs: list[Any], attrs: dict[str, Any], error: type
         load(case(op, inputs, attrs))
 
 
+def test_layouts_of_one_processor_are_refused_with_a_way_out() -> None:
+    domain = "com.microsoft.nchwc"
+    node = helper.make_node("ReorderInput", ["x"], ["y"], domain=domain)
+    with pytest.raises(UnsupportedModelError, match=r"ReorderInput of domain.*ORT_ENABLE_EXTENDED"):
+        load(make([node], imports=[helper.make_opsetid(domain, 1)]))
+
+
 def test_weights_may_be_transposed_by_the_operator() -> None:
     """A fused product with a constant is a dense layer like any other."""
     model = load(case("FusedMatMul", [reals(3, 4), reals(5, 4)], {"transB": 1}))
