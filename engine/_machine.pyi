@@ -25,7 +25,8 @@ class Frame:
     shape: tuple[int, ...]
     dtype: np.dtype[Any]
     constant: bool
-    def __init__(self, name: str, shape: tuple[int, ...], dtype: DTypeLike, constant: bool) -> None: ...
+    hop: int
+    def __init__(self, name: str, shape: tuple[int, ...], dtype: DTypeLike, constant: bool, hop: int = 1) -> None: ...
 
 class Stepper:
     """Machines, state and ports of one stream."""
@@ -40,6 +41,9 @@ class Stepper:
         memory: np.ndarray[Any, Any],
         release: bool,
         fallible: bool,
+        beginning: Machine | None = None,
+        clock: int = 0,
+        until: int = 0,
     ) -> None: ...
     def step(
         self,
@@ -61,5 +65,5 @@ class Stepper:
     def build_chunks(self) -> list[tuple[int, Machine]]:
         """Machines for chunks of frames, longest first; made when first needed."""
 
-    def failure(self, call: int, frame: int) -> Exception:
+    def failure(self, call: int, frame: int, begins: bool) -> Exception:
         """The error for a call that failed."""

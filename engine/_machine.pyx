@@ -162,18 +162,22 @@ cdef class Frame:
     dtype : numpy.dtype
     constant : bool
         The same array serves all frames of a chunk.
+    hop : int
+        Frames of the file in one of the stream's; where that is more than one, axis 0 of `shape`.
     """
 
     cdef readonly str name
     cdef readonly tuple shape
     cdef readonly object dtype
     cdef readonly bint constant
+    cdef readonly Py_ssize_t hop
     cdef int ndim, type_num
     cdef cnp.npy_intp dims[MAX_DIMS]
     cdef Py_ssize_t nbytes
     cdef cnp.ndarray staging
 
-    def __init__(self, str name, tuple shape, object dtype, bint constant):
+    def __init__(self, str name, tuple shape, object dtype, bint constant, Py_ssize_t hop=1):
+        self.hop = hop
         if len(shape) >= MAX_DIMS:
             raise ValueError(f"a frame of {len(shape)} axes")
         self.name, self.shape, self.dtype, self.constant = name, shape, np.dtype(dtype), constant
@@ -201,10 +205,10 @@ cdef class Frame:
 
     def describe(self, str what, object array):
         """What is wrong with `array` as `what` at this port."""
-        return (
-            f"{what} {self.name!r} has shape {array.shape} and dtype {array.dtype}, expected "
-            f"{'' if what in ('frame', 'out') else '(T, *frame) with frame '}{self.shape} and {self.dtype}"
-        )
+        cdef str expected = f"{'' if what in ('frame', 'out') else '(T, *frame) with frame '}{self.shape}"
+        if self.hop > 1 and what not in ('frame', 'out'):
+            expected = f"(T, {', '.join(map(str, self.shape[1:]))}) with T a multiple of {self.hop}"
+        return f"{what} {self.name!r} has shape {array.shape} and dtype {array.dtype}, expected {expected} and {self.dtype}"
 
     cdef cnp.ndarray staged(self, object value):
         """`value` copied to the staging buffer, whatever its strides and order of bytes."""
@@ -217,24 +221,41 @@ cdef class Frame:
     cdef object chunk(self, object value):
         """`value` as a dense array of frames (or one frame, where this port is constant over a chunk)."""
         cdef object array = exact("frames", self.name, value, self.dtype)
+        if self.hop > 1 and array.ndim == self.ndim and array.shape[0] % self.hop == 0:
+            array = array.reshape(array.shape[0] // self.hop, self.hop, *array.shape[1:])
         if self.constant and array.shape == self.shape:
             pass
         elif array.ndim != self.ndim + 1 or array.shape[1:] != self.shape:
             raise ShapeError(self.describe("frames", array))
         return np.require(array, self.dtype, ["C", "A"])
 
+    cdef tuple whole(self, Py_ssize_t count):
+        """The shape of `count` steps, time first."""
+        return (count * self.hop, *self.shape[1:]) if self.hop > 1 else (count, *self.shape)
+
 
 cdef class Stepper:
-    """Machines, state and ports of one stream. See `gatestep.engine.stream.Stream`."""
+    """Machines, state and ports of one stream. See `gatestep.engine.stream.Stream`.
 
-    cdef Machine machine
+    Where a recording takes some steps to reach every node, `beginning` makes these steps: as long as the count of steps
+    that lies at byte `clock` of `memory` is less than `until`.
+    """
+
+    cdef Machine machine, beginning
+    cdef long long *clock
+    cdef long long until
     cdef list chunks
     cdef readonly tuple inputs, outputs
     cdef Py_ssize_t n_in, n_out
     cdef bint single, busy, release, fallible
     cdef cnp.ndarray memory, shadow
 
-    def __init__(self, Machine machine, tuple inputs, tuple outputs, cnp.ndarray memory, bint release, bint fallible):
+    def __init__(
+        self, Machine machine, tuple inputs, tuple outputs, cnp.ndarray memory, bint release, bint fallible,
+        Machine beginning=None, Py_ssize_t clock=0, Py_ssize_t until=0,
+    ):
+        self.beginning, self.until = beginning, until
+        self.clock = NULL if beginning is None else <long long *>(<char *>cnp.PyArray_DATA(memory) + clock)
         self.machine, self.inputs, self.outputs = machine, inputs, outputs
         self.chunks = None
         self.n_in, self.n_out = len(inputs), len(outputs)
@@ -294,23 +315,28 @@ cdef class Stepper:
         failed = self.advance(ports)
         self.busy = False
         if failed >= 0:
-            raise self.failure(failed, -1)
+            raise self.failure(failed, -1, self.begins())
         return y
+
+    cdef inline bint begins(self) noexcept nogil:
+        """Whether the next step is one of the first."""
+        return self.clock != NULL and self.clock[0] < self.until
 
     cdef Py_ssize_t advance(self, char **ports) noexcept:
         """Run the one-frame machine. Returns the number of the call that failed, with the state put back, or -1."""
         cdef unsigned long long mode
         cdef Py_ssize_t failed
+        cdef Machine machine = self.beginning if self.begins() else self.machine
         if self.fallible:
             memcpy(cnp.PyArray_DATA(self.shadow), cnp.PyArray_DATA(self.memory), cnp.PyArray_NBYTES(self.memory))
         if self.release:
             with nogil:
                 mode = gs_ftz_on()
-                failed = self.machine.execute(ports)
+                failed = machine.execute(ports)
                 gs_ftz_restore(mode)
         else:
             mode = gs_ftz_on()
-            failed = self.machine.execute(ports)
+            failed = machine.execute(ports)
             gs_ftz_restore(mode)
         if failed >= 0:
             memcpy(cnp.PyArray_DATA(self.memory), cnp.PyArray_DATA(self.shadow), cnp.PyArray_NBYTES(self.memory))
@@ -349,7 +375,7 @@ cdef class Stepper:
             ports[<Py_ssize_t>i] = <char *>cnp.PyArray_DATA(<cnp.ndarray>value)
         failed = self.advance(ports)
         if failed >= 0:
-            raise self.failure(failed, -1)
+            raise self.failure(failed, -1, self.begins())
         return self.given(frame, results)
 
     cdef object given(self, object frame, list results):
@@ -399,9 +425,9 @@ cdef class Stepper:
             raise ShapeError("frames have no leading axis of time; use step for one frame")
         for port, value in zip(self.outputs, gathered(self.outputs, out, "out")):
             if value is None:
-                value = np.empty((count, *port.shape), port.dtype)
+                value = np.empty(port.whole(count), port.dtype)
             elif (
-                type(value) is not np.ndarray or value.shape != (count, *port.shape) or value.dtype != port.dtype
+                type(value) is not np.ndarray or value.shape != port.whole(count) or value.dtype != port.dtype
                 or not value.flags.carray
             ):
                 raise bad_out(port, value)
@@ -424,6 +450,7 @@ cdef class Stepper:
         cdef void *machines[4]
         cdef char *first[MAX_PORTS]
         cdef Py_ssize_t kinds = 0, kind, done = 0, failed = -1, k, total = self.n_in + self.n_out
+        cdef bint begins = False
         cdef unsigned long long mode
         if self.busy:
             raise occupied()
@@ -444,6 +471,11 @@ cdef class Stepper:
         self.busy = True
         with nogil:
             mode = gs_ftz_on()
+            while done < count and failed < 0 and self.begins():
+                failed = self.beginning.execute(ports)
+                for k in range(total):
+                    ports[k] += strides[k]
+                done += 1
             for kind in range(kinds + 1):
                 while count - done >= sizes[kind] and failed < 0:
                     failed = (<Machine>machines[kind]).execute(ports)
@@ -458,7 +490,8 @@ cdef class Stepper:
                 mode = gs_ftz_on()
                 failed = -1
                 for done in range(count):
-                    failed = self.machine.execute(first)
+                    begins = self.begins()
+                    failed = self.beginning.execute(first) if begins else self.machine.execute(first)
                     if failed >= 0:
                         break
                     for k in range(total):
@@ -466,7 +499,7 @@ cdef class Stepper:
                 gs_ftz_restore(mode)
             memcpy(cnp.PyArray_DATA(self.memory), cnp.PyArray_DATA(self.shadow), cnp.PyArray_NBYTES(self.memory))
             self.busy = False
-            raise self.failure(failed, done)
+            raise self.failure(failed, done, begins)
         self.busy = False
         return 0
 
@@ -479,8 +512,8 @@ cdef class Stepper:
         """Machines for chunks of frames, ``[(frames, machine), ...]``, longest first; made when first needed."""
         return []
 
-    def failure(self, call, frame):
-        """The error for a call that failed."""
+    def failure(self, call, frame, begins):
+        """The error for a call that failed, of `beginning` where `begins`."""
         return ShapeError(f"call {call} failed at frame {frame}")
 
 

@@ -83,23 +83,23 @@ def squares(graph: Graph, ctx: Lowering, layout: Layout) -> Mixing | None:
     return None
 
 
-def varies(graph: Graph, ctx: Lowering, outputs: Iterable[str], what: str) -> Mixing | None:
-    """What in a walk depends on how long the time or batch axis is: held against a walk where it has one element."""
+def varies(graph: Graph, ctx: Lowering, outputs: Iterable[str], what: str, least: int = 1) -> Mixing | None:
+    """What in a walk depends on how long the time or batch axis is, held against a walk with `least` elements."""
     shapes = {}
     for port in graph.inputs:
         tags = tags_of(ctx, port.name)
         sizes = zip(tags, ctx.values[port.name].shape, strict=True)
-        shapes[port.name] = tuple(1 if ctx.root(tag) == what else size for tag, size in sizes)
+        shapes[port.name] = tuple(least if ctx.root(tag) == what else size for tag, size in sizes)
     outputs = list(outputs)
-    axis = "frames" if what == TIME else "rows"
+    axis, few = ("frames" if what == TIME else "rows"), "one" if least == 1 else str(least)
     try:
         one = walk(graph, ctx.real, shapes, outputs, ctx.squeezed)
     except (GatestepError, NeedsValue) as error:
-        return Mixing(what, graph.nodes[-1], f"does not work with one of the {axis}: {error}")
+        return Mixing(what, graph.nodes[-1], f"does not work with {few} of the {axis}: {error}")
     for node in graph.nodes:
         made = [name for name in node.outputs if name in ctx.values and name in one.values]
         if any(ctx.values[name].ndim != one.values[name].ndim for name in made):
-            return Mixing(what, node, f"has another rank where there is one of the {axis}")
+            return Mixing(what, node, f"has another rank where there is {few} of the {axis}")
         if not any(isinstance(ctx.values[name], View) for name in made):
             continue
         shaping = {"Gather": (1,), "Clip": ()}.get(node.op, OPS[node.op].known)

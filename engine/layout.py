@@ -11,6 +11,7 @@ import numpy as np
 from .errors import GatestepError
 from .graph import Graph, Node
 from .lowering import Lowering
+from .memories import Memories
 from .ops.plumbing import cast
 from .states import Slot
 from .values import Buffer, View, c_strides
@@ -70,14 +71,19 @@ class Layout:
         Inputs that only say where recordings end. A stream ends when its caller stops, so a frame does without.
     blocker : GatestepError or None
         Why it does not stream.
+    late : GatestepError or None
+        Why it only streams with a delay.
     state_batch : dict
         For states and lengths that are inputs: their axes along the batch.
     batch_blocker : str
         Why rows cannot be computed side by side.
     squeezed : dict
         As in `Lowering`.
+    memories : Memories
+        The graph of a stream, where that is another than the file's, and how late its results are.
     """
 
+    memories: Memories
     axes: dict[str, Axes] = field(default_factory=dict)
     timed: bool = False
     chunked: bool = False
@@ -89,6 +95,7 @@ class Layout:
     kept: tuple[str, ...] = ()
     lengths: frozenset[str] = frozenset()
     blocker: GatestepError | None = None
+    late: GatestepError | None = None
     state_batch: dict[str, tuple[int, ...]] = field(default_factory=dict)
     batch_blocker: str = ""
     squeezed: dict[str, tuple[int, ...]] = field(default_factory=dict)
@@ -122,7 +129,7 @@ def place_shapes(graph: Graph, layout: Layout, frames: int, rows: int) -> dict[s
     """Shapes of all inputs for chunks of `frames` frames of `rows` rows."""
     fixed = {}
     for name, axes in layout.axes.items():
-        for axis, size in ((axes.time, frames), (axes.batch, rows)):
+        for axis, size in ((axes.time, frames * layout.memories.hop), (axes.batch, rows)):
             if axis is not None:
                 fixed[name, axis] = size
     # States have no axes of their own here: a free dimension is what it is at the other ports, else the batch.
@@ -143,17 +150,17 @@ def place_shapes(graph: Graph, layout: Layout, frames: int, rows: int) -> dict[s
 
 
 def lowered(
-    graph: Graph, real: np.dtype[Any], layout: Layout, frames: int, rows: int, dtypes: Mapping[str, np.dtype[Any]]
-) -> tuple[Lowering, list[Buffer], dict[str, View]]:
-    """Lower the graph for chunks of `frames` frames of `rows` rows.
+    ctx: Lowering, layout: Layout, frames: int, rows: int, dtypes: Mapping[str, np.dtype[Any]]
+) -> tuple[list[Buffer], dict[str, View]]:
+    """Lower the graph of `ctx` for chunks of `frames` frames of `rows` rows.
 
     Returns
     -------
-    (Lowering, list of Buffer, dict)
-        The walk; the buffers of the frame inputs in the file's order; the views of states kept in the file's layout.
+    (list of Buffer, dict)
+        The buffers of the frame inputs in the file's order; the views of states kept in the file's layout.
     """
+    graph, real = ctx.graph, ctx.real
     shapes = place_shapes(graph, layout, frames, rows)
-    ctx = Lowering(graph, real, carry=True, owned=layout.owned, squeezed=dict(layout.squeezed))
     inputs: list[Buffer] = []
     carried: dict[str, View] = {}
     for port in graph.inputs:
@@ -168,7 +175,7 @@ def lowered(
             ctx.values[port.name] = View.whole(Buffer("temp", real, count, name=port.name), shape)
         elif default is not None:
             ctx.values[port.name] = default
-        elif port.name in layout.lengths:
+        elif port.name not in layout.axes:
             ctx.values[port.name] = View.whole(Buffer("temp", port.dtype, count, name=port.name), shape)
         else:
             buffer = Buffer("input", dtypes[port.name], count, name=port.name)
@@ -177,4 +184,4 @@ def lowered(
             node = Node("Input", (), (), {}, port.name)
             ctx.values[port.name] = cast(ctx, node, view, real) if port.dtype.kind == "f" else view
     ctx.run(layout.wanted(graph))
-    return ctx, inputs, carried
+    return inputs, carried

@@ -9,6 +9,7 @@ run and which node mixes them (see `streaming`).
 from __future__ import annotations
 
 import contextlib
+import math
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -109,6 +110,9 @@ class Lowering:
     squeezed : dict
         Axes that Squeeze drops where the file does not name them, by node:
         for one frame or one row the sizes would mislead.
+    clock : View or None
+        How many steps a stream has made: where given, the program is for steps before the recording has reached
+        every node, and keeps those that it has not (see `memories`).
     """
 
     graph: Graph
@@ -126,6 +130,7 @@ class Lowering:
     runs: list[Run] = field(default_factory=list)
     choices: list[Choice] = field(default_factory=list)
     squeezed: dict[str, tuple[int, ...]] = field(default_factory=dict)
+    clock: View | None = None
     _tags: dict[str, str] = field(default_factory=dict)
     _layers: dict[str, Instruction] = field(default_factory=dict)
     _uses: Counter[str] = field(default_factory=Counter)
@@ -332,12 +337,14 @@ class Lowering:
         buffer = Buffer("temp", np.dtype(self.real if dtype is None else dtype), count)
         return View.whole(buffer, shape, None if tags is None else tuple(tags))
 
-    def slot(self, node: Node, state: str, shape: tuple[int, ...], tags: tuple[Tag, ...]) -> View:
-        """The buffer in which a recurrent operator keeps a state from call to call."""
+    def slot(self, node: Node, state: str, shape: tuple[int, ...], tags: tuple[Tag, ...], dtype: Any = None) -> View:
+        """The buffer in which an operator keeps a state from call to call."""
         name = f"{(node.name or node.key).lstrip(chr(0))}.{state}"
         if any(name == other.name for other in self.slots.values()):
             name = f"{node.key.lstrip(chr(0))}.{state}"
-        buffer = Buffer("state", self.real, int(np.prod(shape)), name=name)
+        count = math.prod(shape)
+        self.proportionate(count, shape)
+        buffer = Buffer("state", np.dtype(self.real if dtype is None else dtype), count, name=name)
         self.slots[node.key, state] = buffer
         return View.whole(buffer, shape, tags)
 

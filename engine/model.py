@@ -22,6 +22,7 @@ from .layout import Layout
 from .lengths import as_lengths, with_lengths
 from .loops import scanned
 from .lowering import Lowering, NeedsValue
+from .memories import MOST_STEPS
 from .normalising import normalised
 from .ops.plumbing import cast
 from .plan import Plan
@@ -51,7 +52,11 @@ class Model:
     bind : dict
         Inputs of the file that are fixed, and what they are.
     streams : bool
-        Whether `stream` works; `print(model)` says which node prevents it.
+        Whether `stream()` works; `print(model)` says which node prevents it.
+    delay : int
+        Frames of the future that the model needs, in results: `stream(delay=...)` of so many works.
+    hop : int
+        Frames of the file that a stream takes per step; more than 1 where the model gives a result for so many.
 
     Examples
     --------
@@ -99,13 +104,13 @@ class Model:
         self.packed = Packed()
         self._calls: OrderedDict[Any, _Call] = OrderedDict()
         self._bound: frozenset[str] = frozenset()
-        self._plans: dict[int, Plan] = {}
+        self._plans: dict[tuple[int, int], Plan] = {}
         self._lock = threading.Lock()
         self._with_lengths: Model | None = None
         self.layout = analyse(graph, self.real, states) if layout is None else layout
-        if self.streams and layout is None:
+        if self.layout.blocker is None and layout is None:
             try:
-                self._plan(1 if self.layout.free_batch else self._fixed_batch())
+                self._plan(1 if self.layout.free_batch else self._fixed_batch(), self.delay)
             except (ShapeError, UnsupportedModelError) as error:  # it may still run as a whole
                 self.layout.blocker = error
 
@@ -124,25 +129,41 @@ class Model:
     # ------------------------------------------------------------------ streaming
     @property
     def streams(self) -> bool:
-        """Whether the model can run one frame at a time."""
-        return self.layout.blocker is None
+        """Whether the model can run one frame at a time, each result about the frame that is given."""
+        return self.layout.blocker is None and self.layout.late is None
 
-    def stream(self, batch: int | None = None) -> Stream:
+    @property
+    def delay(self) -> int:
+        """By how many steps results have to be late; 0 for a causal model."""
+        return self.layout.memories.delay
+
+    @property
+    def hop(self) -> int:
+        """Frames of the file that a stream takes per step."""
+        return self.layout.memories.hop
+
+    def stream(self, batch: int | None = None, *, delay: int = 0) -> Stream:
         """A new stream, in the model's initial state.
 
         Parameters
         ----------
         batch : int, optional
             Rows that step together, each with a state of its own: frames are then ``(B, F)`` instead of ``(F,)``.
+        delay : int, optional
+            The result of step n belongs to step ``n - delay``, for a model that needs so much of the future.
 
         Raises
         ------
         UnsupportedModelError
-            The model needs the future; the error names the node that does.
+            The model needs the future, or more of it than `delay`; the error names the node that does.
         """
         if self.layout.blocker is not None:
             raise self.layout.blocker.with_traceback(None)
-        return Stream(self._plan(self._rows(batch)), batch)
+        if not isinstance(delay, (int, np.integer)) or not 0 <= delay <= MOST_STEPS:
+            raise ShapeError(f"delay={delay!r} is not a number from 0 to {MOST_STEPS}")
+        if delay < self.delay and self.layout.late is not None:
+            raise self.layout.late.with_traceback(None)
+        return Stream(self._plan(self._rows(batch), int(delay)), batch)
 
     def _rows(self, batch: int | None) -> int:
         """Rows of the program for `batch`, held against what the file allows."""
@@ -168,14 +189,14 @@ class Model:
                     return size
         return 1
 
-    def _plan(self, rows: int) -> Plan:
+    def _plan(self, rows: int, delay: int) -> Plan:
         with self._lock, fitting(self.stored, self.source):
-            if rows not in self._plans:
+            if (rows, delay) not in self._plans:
                 try:
-                    self._plans[rows] = Plan(self, rows)
+                    self._plans[rows, delay] = Plan(self, rows, delay)
                 except NeedsValue as needs:  # of a file whose layout lies
                     raise needs.error from None
-            return self._plans[rows]
+            return self._plans[rows, delay]
 
     def run(self, frames: Any, out: Any = None) -> Any:
         """Run a whole recording from the initial state, time first.

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..kernels import pack
+from ._machine import Machine
 from .bounds import fitting, multiplied
 from .errors import ShapeError
 from .graph import Node, Port
@@ -27,12 +28,14 @@ __all__ = ["Plan"]
 
 #: Frames per machine call in `run`, longest first; what is left over goes frame by frame.
 CHUNKS = (64, 8)
+#: The count of steps in a stream's memory.
+CLOCK = "\0clock"
 #: Rows times frames beyond which longer chunks gain nothing.
 MOST_ROWS = 1024
 
 
 class Plan:
-    """Programs for streams of `rows` rows.
+    """Programs for streams of `rows` rows, with results `delay` steps late.
 
     Attributes
     ----------
@@ -42,11 +45,17 @@ class Plan:
         A stream's memory before the first frame.
     """
 
-    def __init__(self, model: Model, rows: int) -> None:
-        self.model, self.rows, self.real = model, rows, model.real
+    def __init__(self, model: Model, rows: int, delay: int) -> None:
+        self.model, self.rows, self.real, self.delay = model, rows, model.real, delay
         self._lock = threading.Lock()
-        self._programs: dict[int, Program] = {}
-        layout, graph = model.layout, model.graph
+        self._programs: dict[tuple[int, bool], Program] = {}
+        layout, memories = model.layout, model.layout.memories
+        self.graph = graph = memories.postponed(delay - memories.delay)
+        self._squeezed = {
+            new.key: layout.squeezed[old.key]
+            for old, new in zip(memories.graph.nodes, graph.nodes, strict=False)
+            if old.key in layout.squeezed
+        }
         self.chunk_sizes = [n for n in CHUNKS if layout.chunked and n * rows <= max(MOST_ROWS, 8 * rows)]
         self.inputs: list[Port] = [
             p for p in graph.inputs if p.name in layout.axes and graph.defaults.get(p.name) is None
@@ -54,32 +63,59 @@ class Plan:
         self.outputs: list[Port] = [p for p in graph.outputs if p.name in layout.axes]
         ctx, buffers, carried = self._lower(1)
         self._shapes = {name: value.shape for name, value in ctx.values.items()}
+        self._kinds = {b.name: b.dtype for b in ctx.slots.values()}
         sizes = {b.name: b.nbytes for b in self._state_buffers(ctx, carried)}
-        self._places, self._bytes = memory_map(sizes)
+        self._places, self._bytes = memory_map(sizes | ({CLOCK: 8} if self._clocked else {}))
         self.initial = pack.aligned_empty(max(self._bytes, 1), np.uint8)
         self.initial[:] = 0
         for slot, array in ctx.initial.items():
-            start = self._places[ctx.slots[slot].name] // self.real.itemsize
-            reals = self.initial[: self._bytes].view(self.real)
-            reals[start : start + array.size] = array.reshape(-1)
+            buffer = ctx.slots[slot]
+            start = self._places[buffer.name]
+            self.initial[start : start + buffer.nbytes].view(buffer.dtype)[:] = array.reshape(-1)
         self.states = self._state_places(ctx, carried)
-        self._programs[1] = self._finish(ctx, buffers, carried)
+        self._programs[1, False] = self._finish(ctx, buffers, carried)
+        self._before()
 
     # ------------------------------------------------------------------ building
-    def _lower(self, frames: int) -> tuple[Lowering, list[Buffer], dict[str, View]]:
+    def _lower(self, frames: int, begins: bool = False) -> tuple[Lowering, list[Buffer], dict[str, View]]:
         model = self.model
-        return lowered(model.graph, self.real, model.layout, frames, self.rows, model.dtypes)
+        ctx = Lowering(self.graph, self.real, carry=True, owned=model.layout.owned, squeezed=dict(self._squeezed))
+        if begins:
+            ctx.clock = View.whole(Buffer("state", np.dtype(np.int64), 1, name=CLOCK), (1,))
+        return ctx, *lowered(ctx, model.layout, frames, self.rows, model.dtypes)
 
     @staticmethod
     def _state_buffers(ctx: Lowering, carried: dict[str, View]) -> list[Buffer]:
-        return [*ctx.slots.values(), *(view.buffer for view in carried.values())]
+        clock = [ctx.clock.buffer] if ctx.clock is not None else []
+        return [*ctx.slots.values(), *(view.buffer for view in carried.values()), *clock]
+
+    @property
+    def _clocked(self) -> bool:
+        """Whether some steps are other than the rest."""
+        memories = self.model.layout.memories
+        return memories.begins > 0 or memories.before > 0
+
+    def _before(self) -> None:
+        """Make the steps of what stands before the recording."""
+        steps = self.model.layout.memories.before
+        if not steps:
+            return
+        program = self.program(1, True)
+        machine = program.bind(self.initial)
+        arrays = [np.zeros(buffer.count, buffer.dtype) for buffer in (*program.inputs, *program.outputs)]
+        clock = self.initial[self._places[CLOCK] :][:8].view(np.int64)
+        clock[0] = -steps
+        for _ in range(steps):
+            failed = machine.run(arrays)
+            if failed >= 0:
+                raise self.model.failure(program.instructions[failed].node, "before the first frame")
 
     def _state_places(self, ctx: Lowering, carried: dict[str, View]) -> dict[str, np.ndarray]:
         """Where the elements of every named state lie."""
-        graph, layout = self.model.graph, self.model.layout
+        graph, layout = self.graph, self.model.layout
         size = self.real.itemsize
         places: dict[str, np.ndarray] = {}
-        full = walk(graph, self.real, place_shapes(graph, layout, 1, self.rows), squeezed=layout.squeezed)
+        full = walk(graph, self.real, place_shapes(graph, layout, 1, self.rows), squeezed=self._squeezed)
         traced = trace(graph, full, [p.name for p in graph.outputs])
         table = np.zeros(sum(int(np.prod(s)) for s in traced.shapes.values()), dtype=np.intp)
         for slot, base in traced.bases.items():
@@ -99,7 +135,7 @@ class Plan:
             places[name] = start + np.arange(view.count, dtype=np.intp).reshape(view.shape)
         for slot, buffer in ctx.slots.items():
             if slot not in named:
-                start = self._places[buffer.name] // size
+                start = self._places[buffer.name] // buffer.dtype.itemsize
                 places[buffer.name] = start + np.arange(buffer.count, dtype=np.intp).reshape(ctx.initial[slot].shape)
         return places
 
@@ -135,19 +171,28 @@ class Plan:
             back.append((node, value, carried[name]))
         for node, value, target in back:
             ctx.copy(node, value, target)
+        if ctx.clock is not None:
+            ctx.emit("tick", Node("Clock", (), (), {}, CLOCK), {4: ctx.clock})
         states = {buffer: self._places[buffer.name] for buffer in self._state_buffers(ctx, carried)}
         return finish(ctx, buffers, outputs, backend=model.backend, packed=model.packed, states=states)
 
     # ------------------------------------------------------------------ use
-    def program(self, frames: int) -> Program:
-        """The program for chunks of `frames` frames."""
+    def program(self, frames: int, begins: bool = False) -> Program:
+        """The program for chunks of `frames` frames; with `begins` for those that have not reached every node."""
         with self._lock, fitting(self.model.stored, self.model.source):
-            if frames not in self._programs:
-                made = self._finish(*self._lower(frames))
+            if (frames, begins) not in self._programs:
+                made = self._finish(*self._lower(frames, begins))
                 still = [self.model.layout.axes[port.name].time is None for port in self.inputs]
-                multiplied(self._programs[1], made, frames, still, self.model.source)
-                self._programs[frames] = made
-            return self._programs[frames]
+                multiplied(self._programs[1, False], made, frames, still, self.model.source)
+                self._programs[frames, begins] = made
+            return self._programs[frames, begins]
+
+    def beginning(self, memory: np.ndarray) -> tuple[Machine | None, int, int]:
+        """What makes the first steps of a stream on `memory`, where the count of steps lies, how many there are."""
+        until = self.model.layout.memories.begins
+        if not until:
+            return None, 0, 0
+        return self.program(1, True).bind(memory), self._places[CLOCK], until
 
     def fresh_memory(self) -> np.ndarray:
         """A stream's memory, in the initial state."""
@@ -155,25 +200,34 @@ class Plan:
         memory[:] = self.initial
         return memory
 
-    def frames(self, batch: int | None, ports: Sequence[Port]) -> list[tuple[str, tuple[int, ...], Any, bool]]:
-        """Name, shape, dtype, and whether one serves a whole chunk, of the frame at each of `ports`."""
+    def frames(self, batch: int | None, ports: Sequence[Port]) -> list[tuple[str, tuple[int, ...], Any, bool, int]]:
+        """What `Frame` takes, for each of `ports`."""
         specs = []
         for port in ports:
             axes = self.model.layout.axes[port.name]
             shape = self._shapes[port.name]
             features = [shape[k] for k in axes.order(len(shape)) if k not in (axes.time, axes.batch)]
             rows = [self.rows] if axes.batch is not None and batch is not None else []
-            if math.prod(rows) * math.prod(features) != math.prod(shape):  # the memory of a frame hangs on it
+            hop = 1 if axes.time is None else shape[axes.time]
+            if math.prod(rows) * math.prod(features) * hop != math.prod(shape):  # the memory of a frame hangs on it
                 raise ShapeError(f"{self.model.source}: {port.name!r} of shape {shape} is no frame of {self.rows} rows")
             constant = self.model.layout.timed and axes.time is None and port in self.inputs
-            specs.append((port.name, (*rows, *features), self.model.dtypes[port.name], constant))
+            inner = (hop, *rows, *features) if hop > 1 else (*rows, *features)
+            specs.append((port.name, inner, self.model.dtypes[port.name], constant, hop))
         return specs
 
     def port_dtype(self, name: str) -> np.dtype[Any]:
         """The dtype in which a state is shown."""
-        dtype: np.dtype[Any] = self.model.dtypes.get(name, self.real)
+        dtype: np.dtype[Any] = self.model.dtypes.get(name, self.kept_as(name))
         return dtype
 
-    def failure(self, call: int, frame: int) -> ShapeError:
+    def kept_as(self, name: str) -> np.dtype[Any]:
+        """The dtype in which a state is kept."""
+        kind: np.dtype[Any] = self._kinds.get(name, self.real)
+        return kind
+
+    def failure(self, call: int, frame: int, begins: bool) -> ShapeError:
         """The error for call number `call` of a program, which refused what it read."""
-        return self.model.failure(self._programs[1].instructions[call].node, f"at frame {frame}" if frame >= 0 else "")
+        return self.model.failure(
+            self._programs[1, begins].instructions[call].node, f"at frame {frame}" if frame >= 0 else ""
+        )

@@ -30,7 +30,8 @@ class StateView(MutableMapping[str, np.ndarray]):
     """The state of a stream by name: reading copies it out, assigning copies in, in the file's own layout.
 
     Names are the file's state inputs; where the file starts from its own initial state, the outputs that show the final
-    one, or else ``"<node>.h"`` and ``"<node>.c"``, of shape ``(directions, B, H)``.
+    one, or else ``"<node>.h"`` and ``"<node>.c"``, of shape ``(directions, B, H)``. What a convolution or pooling keeps
+    of the frames before is ``"<node>.frames"``, what a running reduction keeps ``"<node>.mean"`` and the like.
     """
 
     def __init__(self, stream: Stream) -> None:
@@ -39,23 +40,23 @@ class StateView(MutableMapping[str, np.ndarray]):
     def __getitem__(self, name: str) -> np.ndarray:
         place = self._plan.states[name]
         self._stream.check_idle()
-        return np.asarray(self._memory.view(self._plan.real)[place].astype(self._plan.port_dtype(name)))
+        return np.asarray(self._memory.view(self._plan.kept_as(name))[place].astype(self._plan.port_dtype(name)))
 
     def __setitem__(self, name: str, value: Any) -> None:
         place = self._plan.states.get(name)
         if place is None:
             raise StateError(f"there is no state {name!r}; this stream has {list(self._plan.states)}")
-        array = np.asarray(value)
+        array, kept = np.asarray(value), self._plan.kept_as(name)
         if array.shape != place.shape:
             raise ShapeError(f"state {name!r} has shape {array.shape}, expected {place.shape}")
         if array.dtype.kind not in "fiub":
-            raise ShapeError(f"state {name!r} has dtype {array.dtype}, expected {self._plan.real}")
-        with np.errstate(over="ignore"):
-            exact = array.astype(self._plan.real)
+            raise ShapeError(f"state {name!r} has dtype {array.dtype}, expected {kept}")
+        with np.errstate(over="ignore", invalid="ignore"):
+            exact = array.astype(kept)
         if not np.array_equal(exact, array, equal_nan=array.dtype.kind == "f"):
-            raise ShapeError(f"state {name!r} has {array.dtype} values that {self._plan.real} cannot hold exactly")
+            raise ShapeError(f"state {name!r} has {array.dtype} values that {kept} cannot hold exactly")
         self._stream.check_idle()
-        self._memory.view(self._plan.real)[place] = exact
+        self._memory.view(kept)[place] = exact
 
     def __delitem__(self, name: str) -> None:
         raise StateError("a state cannot be deleted; reset() starts afresh")
@@ -82,6 +83,11 @@ class Stream(Stepper):
         The frame at each port: `name`, `shape`, `dtype`.
     batch : int or None
         Rows that step together.
+    hop : int
+        Frames of the file that a step takes.
+    delay : int
+        The result of step n belongs to step n - delay; the first `delay` results stand for what was before the
+        recording, and are zeros.
     """
 
     def __init__(self, plan: Plan, batch: int | None) -> None:
@@ -96,7 +102,18 @@ class Stream(Stepper):
             self._memory,
             program.weight_bytes > RELEASE_ABOVE,
             program.fallible,
+            *plan.beginning(self._memory),
         )
+
+    @property
+    def hop(self) -> int:
+        """Frames of the file that a step takes."""
+        return self._plan.model.hop
+
+    @property
+    def delay(self) -> int:
+        """By how many steps results are late."""
+        return self._plan.delay
 
     @property
     def model(self) -> Model:
@@ -142,9 +159,9 @@ class Stream(Stepper):
         """Machines for chunks of frames."""
         return [(size, self._plan.program(size).bind(self._memory)) for size in self._plan.chunk_sizes]
 
-    def failure(self, call: int, frame: int) -> ShapeError:
+    def failure(self, call: int, frame: int, begins: bool) -> ShapeError:
         """The error for a kernel that refused what it read."""
-        return self._plan.failure(call, frame)
+        return self._plan.failure(call, frame, begins)
 
     def __repr__(self) -> str:
         return f"<Stream of {self.model.source} batch={self.batch} state={self.state!r}>"

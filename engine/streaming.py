@@ -7,6 +7,7 @@ are. A model whose file fixes one frame per call needs none of that: its call is
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -16,10 +17,12 @@ from .causality import crosses, hindsight, misfit, restarts, squares, varies
 from .errors import GatestepError, ShapeError, UnsupportedModelError
 from .graph import Graph
 from .layout import Axes, Layout
-from .lowering import BATCH, TIME, Lowering, Mixing, NeedsValue, needed
+from .lowering import BATCH, TIME, Lowering, Mixing, NeedsValue, ancestors, needed
+from .memories import Memories, remembered
+from .rewriting import HANDLERS, SLIDING
 from .states import pair_by_name, trace
-from .values import Value
-from .walk import axis_of, axis_tag, is_in, port_shapes, tagged, tags_of, unused, walk
+from .values import Value, View
+from .walk import axis_of, axis_tag, is_in, lengthened, port_shapes, tagged, tags_of, unused, walk
 
 __all__ = ["analyse"]
 
@@ -39,30 +42,60 @@ def analyse(graph: Graph, real: np.dtype[Any], states: Mapping[str, str] | None 
     Layout
         With `blocker` set where the model does not stream.
     """
-    layout = Layout()
+    layout = Layout(Memories(graph))
     try:
-        shapes = port_shapes(graph, {})
-    except UnsupportedModelError as error:
-        layout.blocker = error
-        return layout
-    try:
-        ctx = walk(graph, real, shapes)
+        ctx = surveyed(graph, real)
     except NeedsValue as needs:
         layout.blocker = needs.error
         return layout
-    except ShapeError as error:
+    except (UnsupportedModelError, ShapeError) as error:
         layout.blocker = error
         return layout
     time = {p.name: axis_of(ctx, tags_of(ctx, p.name), TIME) for p in graph.inputs}
+    if all(axis is None for axis in time.values()):
+        time |= slid(graph, ctx)
+        tagged(ctx, time, TIME)
     batch = {p.name: axis_of(ctx, tags_of(ctx, p.name), BATCH) for p in graph.inputs}
     ports = {p.name: p for p in graph.inputs}
     if all(axis is None for axis in batch.values()):
         batch |= {p.name: 0 for p in graph.inputs if p.shape and not isinstance(p.shape[0], int) and time[p.name] != 0}
-        tagged(ctx, batch)
+        batch |= rows(graph, ctx, time) if all(axis is None for axis in batch.values()) else {}
+        tagged(ctx, batch, BATCH)
     lengths = {ports[name].shape[axis] for name, axis in time.items() if axis is not None}  # type: ignore[index]
     ctx, layout.timed, layout.free_batch, layout.batch_blocker = freed(graph, real, ctx, time, batch)
     layout.squeezed = ctx.squeezed
     layout.lengths = only_lengths(graph)
+    if layout.timed and any(m.node.op in HANDLERS and is_in(ctx.root(m.tag), TIME) for m in ctx.mixings):
+        shapes = {p.name: ctx.values[p.name].shape for p in graph.inputs}
+
+        def walked(frames: int) -> Lowering:
+            longer = {
+                name: tuple(frames if k == time[name] else size for k, size in enumerate(shape))
+                for name, shape in shapes.items()
+            }
+            other = walk(graph, real, longer)
+            tagged(other, time, TIME)
+            tagged(other, batch, BATCH)
+            return other
+
+        shown = trace(graph, ctx, [p.name for p in graph.outputs]).outputs
+        try:
+            layout.memories = remembered(graph, walked, ctx, time, {*shown, *(states or {}).values()})
+            graph = layout.memories.graph
+            hop = layout.memories.hop
+            frames = next(shapes[name][axis] for name, axis in time.items() if axis is not None)
+            shapes = {
+                name: tuple(-(-frames // hop) * hop if k == time[name] else size for k, size in enumerate(shape))
+                for name, shape in shapes.items()
+            }
+            ctx = walk(graph, real, shapes)
+            layout.squeezed = ctx.squeezed
+        except NeedsValue as needs:
+            layout.blocker = needs.error
+        except (UnsupportedModelError, ShapeError) as error:
+            layout.blocker = error
+        tagged(ctx, time, TIME)
+        tagged(ctx, batch, BATCH)
     found_states(graph, ctx, states or {}, layout)
     assign_axes(graph, ctx, time, batch, layout)
     shapes = {p.name: ctx.values[p.name].shape for p in graph.inputs}
@@ -71,12 +104,65 @@ def analyse(graph: Graph, real: np.dtype[Any], states: Mapping[str, str] | None 
         if layout.free_batch and p.name in layout.states_in() | layout.lengths and axis is not None:
             layout.state_batch[p.name] = (axis,)
     ctx = walk(graph, real, shapes, layout.wanted(graph), layout.squeezed)  # now without what only hands states on
-    tagged(ctx, batch)
-    layout.blocker = blocker(graph, ctx, layout, lengths, states or {})
+    tagged(ctx, time, TIME)
+    tagged(ctx, batch, BATCH)
+    layout.blocker = layout.blocker or blocker(graph, ctx, layout, lengths, states or {})
     lasts = any(is_in(ctx.root(m.tag), TIME) for m in ctx.lasts)
     outputs_timed = all(layout.axes[p.name].time is not None for p in graph.outputs if p.name in layout.axes)
     layout.chunked = layout.timed and not layout.carried and not lasts and outputs_timed
+    if layout.memories.outputs is None:
+        outputs = [p.name for p in graph.outputs if p.name in layout.axes]
+        layout.memories.outputs = {name: (layout.axes[name].time, 1) for name in outputs}
+    if layout.memories.delay and layout.blocker is None:
+        layout.late = UnsupportedModelError(
+            f"does not stream without a delay: it looks {layout.memories.delay} frames ahead",
+            source=graph.source,
+            node=layout.memories.ahead,
+            hint=f"Use stream(delay={layout.memories.delay}), or run(frames) or model(x) on whole recordings",
+        )
     return layout
+
+
+def surveyed(graph: Graph, real: np.dtype[Any]) -> Lowering:
+    """A walk over all of the graph; for recordings as long as its windows need, if others do not fit."""
+    try:
+        return walk(graph, real, port_shapes(graph, {}))
+    except ShapeError:
+        for long in (1, 0):
+            with contextlib.suppress(ShapeError):
+                return walk(graph, real, port_shapes(graph, {}, long))
+        raise
+
+
+def slid(graph: Graph, ctx: Lowering) -> dict[str, int]:
+    """Axes of time where no recurrent operator says so: the one axis of free length along which all windows slide."""
+    free = {
+        ctx.root(axis_tag(p.name, k))
+        for p in graph.inputs
+        for k, d in enumerate(p.shape or ())
+        if not isinstance(d, int)
+    }
+    spatial = [ctx.values.get(node.inputs[0]) for node in graph.nodes if node.op in SLIDING]
+    sliding = {ctx.root(m.tag) for m in ctx.mixings if m.node.op in SLIDING}
+    still = {ctx.root(tag) for value in spatial if isinstance(value, View) for tag in value.tags[2:]}
+    for along in (sliding & free, still & free):  # windows of one frame, if there are no others
+        if len(along) == 1:
+            axes = {p.name: axis_of(ctx, tags_of(ctx, p.name), str(*along)) for p in graph.inputs}
+            return {name: axis for name, axis in axes.items() if axis is not None}
+        if along:
+            break
+    return {}
+
+
+def rows(graph: Graph, ctx: Lowering, time: Mapping[str, int | None]) -> dict[str, int]:
+    """Axes of the batch where no recurrent operator says so: that of the rows of windows along time."""
+    for node in graph.nodes:
+        value = ctx.values.get(node.inputs[0]) if node.op in SLIDING else None
+        if isinstance(value, View) and any(ctx.root(tag) == TIME for tag in value.tags[2:]):
+            tag = ctx.root(value.tags[0])
+            axes = {p.name: axis_of(ctx, tags_of(ctx, p.name), tag) for p in graph.inputs if isinstance(tag, str)}
+            return {name: axis for name, axis in axes.items() if axis is not None and axis != time[name]}
+    return {}
 
 
 def freed(
@@ -106,7 +192,12 @@ def freed(
     has_time = any(axis is not None for axis in time.values())
     has_batch = any(axis is not None for axis in batch.values())
     primes = unused(graph)
-    time_fixed, batch_fixed = sized(time, primes[-1], True), sized(batch, primes[-2], True)
+    shapes = {p.name: ctx.values[p.name].shape for p in graph.inputs}
+
+    def changed(name: str, change: Mapping[tuple[str, int], int]) -> tuple[int, ...]:
+        return tuple(change.get((name, axis), size) for axis, size in enumerate(shapes[name]))
+
+    time_fixed, batch_fixed = sized(time, lengthened(graph, primes[-1]), True), sized(batch, primes[-2], True)
     why = "the file fixes the batch"
     for free_time, free_batch in ((True, True), (True, False), (False, True), (False, False)):
         if (free_time and not has_time) or (free_batch and not has_batch):
@@ -115,10 +206,11 @@ def freed(
         other = ctx
         if change:
             try:
-                other = walk(graph, real, port_shapes(graph, change))
+                other = walk(graph, real, {name: changed(name, change) for name in shapes})
             except (GatestepError, NeedsValue):
                 continue
-            tagged(other, batch)
+            tagged(other, time, TIME)
+            tagged(other, batch, BATCH)
             if any(axis_of(other, tags_of(other, name), TIME) != axis for name, axis in time.items()):
                 continue
         if free_time and time_fixed:
@@ -200,6 +292,8 @@ def assign_axes(
 ) -> None:
     """Decide the frame of every port that is not a state."""
     states = layout.states_in() | layout.lengths
+    used = ancestors(graph, [p.name for p in graph.outputs])
+    states |= {p.name for p in graph.inputs if p.name not in used}
     rows = next((ctx.values[n].shape[a] for n, a in batch.items() if a is not None), 1)
     if not layout.states_out().issuperset(p.name for p in graph.outputs):
         states |= layout.states_out()
@@ -262,7 +356,9 @@ def blocker(
     backwards = next((m for m in ctx.mixings if "backwards" in m.reason), None)
     if layout.timed:
         mixing = mixing or misfit(ctx) or restarts(graph, ctx, layout, given) or hindsight(graph, ctx)
-        mixing = mixing or squares(graph, ctx, layout) or varies(graph, ctx, layout.wanted(graph), TIME)
+        mixing = (
+            mixing or squares(graph, ctx, layout) or varies(graph, ctx, layout.wanted(graph), TIME, layout.memories.hop)
+        )
     if layout.timed and mixing is not None:
         return refuse(mixing, f"does not stream: it {mixing.reason}")
     if backwards is not None:

@@ -43,8 +43,12 @@ def summary(model: Model) -> str:
     if model.layout.blocker is not None:
         lines.append(f"  streams no: {model.layout.blocker}")
     else:
-        frames = ", ".join(f"{f.name} {f.shape}" for f in model.stream().inputs) if model.layout.free_batch else ""
-        lines.append(f"  streams yes{f', one frame is {frames}' if frames else ''}")
+        stream = model.stream(delay=model.delay) if model.layout.free_batch else None
+        frames = ", ".join(f"{f.name} {f.shape}" for f in stream.inputs) if stream else ""
+        late = f", {model.delay} steps late ({model.layout.memories.ahead} looks ahead)" if model.delay else ""
+        lines.append(f"  streams yes{late}{f', one frame is {frames}' if frames else ''}")
+        if model.hop > 1:
+            lines.append(f"          a step takes {model.hop} frames of the file")
         if model.layout.batch_blocker:
             lines.append(f"          one row at a time: {model.layout.batch_blocker}")
     return "\n".join(lines)

@@ -13,17 +13,24 @@ import numpy as np
 
 from .errors import UnsupportedModelError
 from .graph import Graph
-from .lowering import BATCH, Lowering
+from .lowering import Lowering
 from .values import Buffer, Merged, Tag, View
 
 __all__ = ["axis_of", "axis_tag", "is_in", "port_shapes", "tagged", "tags_of", "unused", "walk"]
 
 #: More free dimensions than this no file has for good reasons.
 MOST_FREE = 24
+#: Frames that all windows together can be apart, or reach.
+MOST_APART = 1 << 16
 
 
-def port_shapes(graph: Graph, fixed: Mapping[tuple[str, int], int]) -> dict[str, tuple[int, ...]]:
-    """Concrete shapes of all inputs: the file's sizes, primes for free ones, `fixed` for the axes that it names."""
+def port_shapes(
+    graph: Graph, fixed: Mapping[tuple[str, int], int], long: int | None = None
+) -> dict[str, tuple[int, ...]]:
+    """Concrete shapes of all inputs: the file's sizes, primes for free ones, `fixed` for the axes that it names.
+
+    From axis `long` on, free ones are as long as all windows of the graph can need.
+    """
     symbols: dict[str, int] = {}
     spare = iter(unused(graph)[:-2])
     shapes = {}
@@ -38,13 +45,31 @@ def port_shapes(graph: Graph, fixed: Mapping[tuple[str, int], int]) -> dict[str,
                 size = fixed[port.name, axis]
             elif isinstance(dim, int):
                 size = dim
-            elif dim is None:
-                size = take(spare, graph)
+            elif dim is not None and dim in symbols:
+                size = symbols[dim]
             else:
-                size = symbols[dim] if dim in symbols else symbols.setdefault(dim, take(spare, graph))
+                size = take(spare, graph)
+                size = size if long is None or axis < long else lengthened(graph, size)
+                symbols |= {} if dim is None else {dim: size}
             shape.append(size)
         shapes[port.name] = tuple(shape)
     return shapes
+
+
+def lengthened(graph: Graph, size: int) -> int:
+    """A multiple of `size` that all windows of the graph fit in, and divide where they are apart."""
+    step, reach = 1, 0
+    for node in graph.nodes:
+        if node.attrs.get("strides") or node.attrs.get("dilations"):
+            strides = node.attrs.get("strides") or (1,)
+            place = 3 if node.op == "QLinearConv" else 1
+            weights = graph.constants.get(node.inputs[place]) if len(node.inputs) > place else None
+            sizes = node.attrs.get("kernel_shape") or (weights.shape[2:] if weights is not None else ())
+            reach += step * max(
+                (k * d for k, d in zip(sizes, node.attrs.get("dilations") or sizes, strict=False)), default=0
+            )
+            step = min(step * max(strides), MOST_APART)
+    return size * step * (1 + min(reach, MOST_APART) // (size * step))
 
 
 def unused(graph: Graph) -> list[int]:
@@ -106,11 +131,11 @@ def axis_of(ctx: Lowering, tags: tuple[Tag, ...], what: str) -> int | None:
     return next((k for k, tag in enumerate(tags) if ctx.root(tag) == what), None)
 
 
-def tagged(ctx: Lowering, batch: Mapping[str, int | None]) -> None:
-    """Say which axes of the inputs are the batch."""
-    for name, axis in batch.items():
+def tagged(ctx: Lowering, axes: Mapping[str, int | None], what: str) -> None:
+    """Say which axes of the inputs are time, or batch."""
+    for name, axis in axes.items():
         if axis is not None:
-            ctx.unify(axis_tag(name, axis), BATCH)
+            ctx.unify(axis_tag(name, axis), what)
 
 
 def tags_of(ctx: Lowering, name: str) -> tuple[Tag, ...]:

@@ -24,6 +24,7 @@ import numpy as np
 from ..engine.errors import ModelFormatError, UnsupportedModelError
 from ..engine.graph import Graph, Node, Port
 from ..engine.layout import Layout
+from ..engine.memories import MOST_STEPS
 from ..engine.ops import OPS
 from ..engine.ops.math import ACTIVATIONS
 from ..engine.ops.recurrent import GATES
@@ -408,9 +409,17 @@ class Container:
                     raise self._damaged(f"the layout speaks of {name[:80]!r}, which is no input or output")
         if any(key not in made for key, _ in layout.owned):
             raise self._damaged("the layout speaks of a state of no node")
+        memories = layout.memories
+        counts = (memories.hop, memories.delay + 1, memories.begins + 1, memories.before + 1)
+        streamed = [(port.name, port.shape, port.dtype) for port in (*memories.graph.inputs, *memories.graph.outputs)]
+        if streamed != [(port.name, port.shape, port.dtype) for port in (*graph.inputs, *graph.outputs)]:
+            raise self._damaged("the graph for streams has other inputs or outputs")
+        if not all(1 <= count <= MOST_STEPS + 1 for count in counts) or not {*(memories.outputs or {})} <= {*outs}:
+            raise self._damaged("the layout has memories that are no stream's")
         taken = {*layout.carried, *layout.states, *layout.lengths}
         for name, port in ins.items() if layout.blocker is None else ():
-            if (name in layout.axes) + (name in taken) + (graph.defaults.get(name) is not None) == 0:
+            used = any(name in node.inputs for node in graph.nodes) or name in outs
+            if used and (name in layout.axes) + (name in taken) + (graph.defaults.get(name) is not None) == 0:
                 raise self._damaged(f"the layout does not say what the input {name[:80]!r} is")
             if port.shape is None:
                 raise self._damaged(f"a layout for an input {name[:80]!r} of any rank")

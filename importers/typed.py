@@ -13,6 +13,7 @@ tuple; everything else is an object with one key that says what it is:
 ``{"array": 3}``                    array 3 of the file, 0-d for a NumPy scalar
 ``{"graph": 0}``                    graph 0 of the file: a body
 ``{"axes": {...}}``                 `Axes`, by its fields
+``{"memories": {...}}``             `Memories`, by its fields
 ``{"error": {...}}``                one of our errors: its class, what it says, and what it names
 =================================== ==================================================
 
@@ -35,6 +36,7 @@ from ..engine import errors
 from ..engine.errors import GatestepError, ModelFormatError, UnsupportedModelError
 from ..engine.graph import Graph
 from ..engine.layout import Axes
+from ..engine.memories import Memories
 
 __all__ = ["DTYPES", "MOST_DEPTH", "conforms", "dtype_named", "pack_value", "unpack_value"]
 
@@ -44,7 +46,7 @@ DTYPES = {
     for text in ("|b1", "|i1", "|u1", "<i2", "<u2", "<i4", "<u4", "<i8", "<u8", "<f2", "<f4", "<f8")
 }
 #: Records that a value may be, which come back by their fields.
-RECORDS: dict[str, Any] = {"axes": Axes}
+RECORDS: dict[str, Any] = {"axes": Axes, "memories": Memories}
 #: Values inside values; deeper nesting no model has for good reasons.
 MOST_DEPTH = 16
 _LIMIT = 1 << 63

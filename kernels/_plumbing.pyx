@@ -6,6 +6,7 @@ What each takes is written in abi.h.
 
 from libc.stdint cimport INT8_MAX, INT8_MIN, INT16_MAX, INT16_MIN, INT32_MAX, INT32_MIN, INT64_MAX, INT64_MIN, UINT8_MAX, UINT16_MAX, UINT32_MAX
 from libc.stdint cimport int8_t, int16_t, int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+from libc.math cimport sqrt
 from libc.string cimport memcpy
 
 
@@ -17,7 +18,7 @@ cdef extern from "abi.h":
     cdef enum:
         GS_OK, GS_BAD_INDEX, GS_JUMP, GS_AGAIN
         GS_BIN_ADD, GS_BIN_SUB, GS_BIN_MUL, GS_BIN_DIV, GS_BIN_POW, GS_BIN_MIN, GS_BIN_MAX, GS_BIN_PRELU, GS_BIN_MOD
-        GS_RED_MAX, GS_RED_MIN, GS_RED_PROD, GS_RED_SUM_SQUARE
+        GS_RED_MEAN, GS_RED_MAX, GS_RED_MIN, GS_RED_PROD, GS_RED_L2, GS_RED_SUM_SQUARE
         GS_CMP_EQUAL, GS_CMP_NOT_EQUAL, GS_CMP_LESS, GS_CMP_LESS_EQUAL, GS_CMP_AND
         GS_SCATTER_SET, GS_SCATTER_ADD, GS_SCATTER_MUL, GS_SCATTER_MIN
         GS_T_BOOL, GS_T_U8, GS_T_I8, GS_T_I16, GS_T_I32, GS_T_I64, GS_T_F16, GS_T_F32, GS_T_F64, GS_T_U16, GS_T_U32
@@ -406,9 +407,11 @@ cdef int check_range(gs_args *args) noexcept nogil:
 
 
 include "indexing.pxi"
+include "memory.pxi"
 
 KERNELS = {
     **INDEXING_KERNELS,
+    **MEMORY_KERNELS,
     "check_range": <size_t>&check_range,
     "copy": <size_t>&copy,
     "copy_at": <size_t>&copy_at,

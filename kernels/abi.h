@@ -93,6 +93,18 @@
  *             taken off  p[2] h0  p[3] c0  p[4] y  p[5] hn  p[6] cn, as in lstm  p[7] peepholes (3, H) dense, i o f, or NULL
  *             p[8] bias (4H) dense or NULL  p[9] scratch: 4*H + B*H reals  p[10] lengths int32 (B) or NULL
  *             p[11] scale of r (4H)   n[0] T  n[1] B  n[3] H  n[7] n[8] y strides  n[9] reverse  n[12..15] and f as in lstm
+ *
+ * begin       y = x, but for frames from before the recording, which are `fill`: frame j of step s is number s*rate + lead + j
+ *             p[0] x (outer, frames, inner) dense  p[1] clock int64: s  p[2] fill, one element  p[4] y dense
+ *             n[0] outer  n[1] frames  n[2] inner  n[3] bytes per element  n[4] rate  n[5] lead  n[6] first
+ *             number that is x's
+ * hold        puts a state back while the recording has not reached it   p[0] what it was  p[1] clock int64  p[4] state
+ *             n[0] bytes  n[1] first step that changes it
+ * tick        p[4] clock int64: one step more
+ * running     reduces along frames, from step to step   p[0] x (outer, frames, inner) dense  p[4] y dense, of all frames or
+ *             of the last only  p[5] what there is so far, double (outer, inner)  p[6] frames so far, one double
+ *             n[0] outer  n[1] frames  n[2] inner  n[3] GS_RED_*  n[4] 1 = y of every frame  n[5] 1 = without the frame itself
+ *             n[6] GS_T_F32 or GS_T_F64
  */
 #ifndef GATESTEP_ABI_H
 #define GATESTEP_ABI_H

@@ -288,10 +288,11 @@ class Concat(Op):
             raise ValueError(f"shapes {[v.shape for v in views]} differ beside axis {axis}")
         shape = tuple(sum(v.shape[axis] for v in views) if k == axis else n for k, n in enumerate(first.shape))
         present = [value for value in inputs if value is not None]
-        tags = first.tags if len(views) == 1 else ctx.same(node, present, shape)
+        tags = list(first.tags if len(views) == 1 else ctx.same(node, present, shape))
         if len(views) > 1:
             for view in views:
                 ctx.mix(view.tags[axis], node, "joins frames to others")
+                tags[axis] = tags[axis] or view.tags[axis]
         target = ctx.temp(shape, first.dtype, tags)
         at = 0
         for view in views:
@@ -310,7 +311,7 @@ def windowed(ctx: Lowering, node: Node, view: View, axis: int, start: int, step:
     else:
         ctx.mix(tag, node, f"takes part of the frames ({count} of {size} from {start} on)")
     shape, strides, tags = list(view.shape), list(view.strides), list(view.tags)
-    shape[axis], strides[axis], tags[axis] = count, view.strides[axis] * step, None
+    shape[axis], strides[axis], tags[axis] = count, view.strides[axis] * step, tag if count > 1 else None
     offset = view.offset + (start * view.strides[axis] if count else 0)
     return view.with_(shape=tuple(shape), strides=tuple(strides), tags=tuple(tags), offset=offset)
 

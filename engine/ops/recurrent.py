@@ -13,6 +13,7 @@ from ..errors import ModelFormatError, ShapeError
 from ..graph import Node
 from ..values import Value, View, Weights
 from .math import ACTIVATIONS
+from .memory import holding
 from .plumbing import cast
 from .registry import Array, Op, register
 
@@ -170,6 +171,7 @@ class Recurrent(Op):
             s: v if v.buffer is ctx.slots.get((node.key, s)) else ctx.temp(v.shape, tags=v.tags)
             for s, v in first.items()
         }
+        release = holding(ctx, node, [v for s, v in first.items() if v.buffer is ctx.slots.get((node.key, s))])
         clip = node.attrs["clip"]
         for d, reverse in enumerate(directions(node)):
             if reverse:
@@ -209,6 +211,7 @@ class Recurrent(Op):
                 [math.inf if clip is None else clip, *parameters],
                 weights(node, d, have),
             )
+        release()
         return y, *(final[s] for s in states)
 
 

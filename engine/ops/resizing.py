@@ -79,6 +79,7 @@ class ConvTranspose(Op):
         """The convolution that is left: its attributes and its weights."""
         groups, sizes = node.attrs["group"], w.shape[2:]
         attrs = {name: node.attrs[name] for name in ("group", "dilations")}
+        attrs["remembered"] = node.attrs.get("remembered")
         rest = {"kernel_shape": None, "strides": None, "pads": None, "auto_pad": "NOTSET"}
         turned = np.flip(w, tuple(range(2, w.ndim))).reshape(groups, w.shape[0] // groups, w.shape[1], *sizes)
         turned = turned.swapaxes(1, 2).reshape(groups * w.shape[1], w.shape[0] // groups, *sizes)
@@ -114,22 +115,18 @@ class ConvTranspose(Op):
         assert isinstance(x, View) and isinstance(w, np.ndarray)
         x = ctx.real_view(node, x)
         stuffing = ConvTranspose._stuffing(node, x, w)
-        tags = list(x.tags)
         for axis, s in enumerate(stuffing, start=2):
-            if s != (1, 0, 0):
+            if s != (1, 0, 0) and axis != node.attrs.get("remembered"):
                 ctx.mix(x.tags[axis], node, "convolves over the frames")
-                tags[axis] = None
         if any(s.step > 1 for s in stuffing):
-            y = ctx.temp(ConvTranspose._long(x, stuffing), x.dtype, tags)
+            y = ctx.temp(ConvTranspose._long(x, stuffing), x.dtype, x.tags)
             zeros = ctx.view(np.zeros((), ctx.real))
             ctx.copy(node, zeros.with_(shape=y.shape, strides=(0,) * y.ndim, tags=(None,) * y.ndim), y)
             steps = (1, 1, *(s.step for s in stuffing))
             apart = tuple(n * m for n, m in zip(y.strides, steps, strict=True))
             ctx.copy(node, x, y.with_(shape=x.shape, strides=apart))
             x = y
-        x = padded(
-            ctx, node, x.with_(tags=tuple(tags)), [(0, 0), (0, 0), *((s.before, s.after) for s in stuffing)], 0.0
-        )
+        x = padded(ctx, node, x, [(0, 0), (0, 0), *((s.before, s.after) for s in stuffing)], 0.0)
         convolution, turned = ConvTranspose._convolution(node, w)
         return Conv.lower(ctx, convolution, x, turned, b)
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from ..graph import Node
-from ..values import MOST_ELEMENTS, Tag, Value, View
+from ..values import MOST_ELEMENTS, Value, View
 from .math import REDUCTIONS, binary, linear
 from .plumbing import axes_of, permuted
 from .registry import Array, Op, register
@@ -81,18 +81,17 @@ def windowed_shape(shape: tuple[int, ...], strides: Sequence[int], over: Sequenc
 
 
 def window_view(ctx: Lowering, node: Node, x: View, over: Sequence[Window], fill: float, what: str) -> View:
-    """Every window of `x`, padded with `fill`: ``(N, C, *windows, *kernel)``."""
-    kept: list[Tag] = []
-    for tag, w in zip(x.tags[2:], over, strict=True):
-        if w.size > 1 or w.step > 1 or w.before or w.after:
+    """Every window of `x`, padded with `fill`: ``(N, C, *windows, *kernel)``.
+
+    An axis stays what it was. In a stream, along the axis ``remembered``, what the windows need is there.
+    """
+    for axis, (tag, w) in enumerate(zip(x.tags[2:], over, strict=True), start=2):
+        if (w.size > 1 or w.step > 1 or w.before or w.after) and axis != node.attrs.get("remembered"):
             ctx.mix(tag, node, what)
-            kept.append(None)
-        else:
-            kept.append(tag)
     margins = [(0, 0), (0, 0), *((w.before, w.after) for w in over)]
     x = padded(ctx, node, x, margins, fill)
     shape, strides = windowed_shape(x.shape, x.strides, over)
-    return x.with_(shape=shape, strides=strides, tags=(*x.tags[:2], *kept, *(None,) * len(over)))
+    return x.with_(shape=shape, strides=strides, tags=(*x.tags, *(None,) * len(over)))
 
 
 def windows_of(x: Array, over: Sequence[Window], fill: float) -> Array:

@@ -160,7 +160,7 @@ ACROSS: dict[str, tuple[str, Callable[[Any, str], str]]] = {
     "where": ("Where", lambda n, y: n("Where", n("Greater", y, 0.0), y, ramp(n, y))),
     "argmax": ("ArgMax", lambda n, y: n("Mul", y, n("Cast", arg(n, y, 0, True), to=np.dtype("f4")))),
     "topk": ("TopK", lambda n, y: n("Mul", y, n("TopK", y, np.array([1]), out=2, axis=0, largest=True)[0])),
-    "cumsum": ("CumSum", lambda n, y: n("CumSum", y, np.array(0), exclusive=False, reverse=False)),
+    "cumsum": ("CumSum", lambda n, y: n("CumSum", y, np.array(0), exclusive=False, reverse=True)),
     "gather": ("GatherElements", lambda n, y: n("GatherElements", y, zeros(n, y, 6), axis=0)),
     "gathernd": ("GatherND", lambda n, y: n("Mul", y, n("GatherND", y, np.array([[0]]), batch_dims=0))),
     "scatter": (
@@ -169,10 +169,6 @@ ACROSS: dict[str, tuple[str, Callable[[Any, str], str]]] = {
     ),
     "elements": ("ScatterElements", lambda n, y: n("ScatterElements", y, zeros(n, y, 6), y, axis=0, reduction="none")),
     "einsum": ("Einsum", lambda n, y: n("Einsum", y, y, y, equation="tbi,tbj,sbj->sbi")),
-    "convolution": (
-        "ConvTranspose",
-        lambda n, y: n("ConvTranspose", n("Transpose", y, perm=(1, 2, 0)), n.weights(6, 2, 3), **CONVOLUTION),
-    ),
     "triangle": ("Trilu", lambda n, y: n("Trilu", n("Transpose", y, perm=(1, 0, 2)), upper=True)),
     "crop": ("CenterCropPad", lambda n, y: n("CenterCropPad", y, np.array([3]), axes=(0,))),
 }

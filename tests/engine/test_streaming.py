@@ -643,7 +643,6 @@ def test_what_runs_backwards(net: Any, direction: str) -> None:
 
 ALONG: dict[str, tuple[Callable[[Any, str], str], str]] = {
     "softmax": (lambda n, y: n("Softmax", y, axis=0), "Softmax '.*': does not stream: it normalises over the frames"),
-    "mean": (lambda n, y: n("ReduceMean", y, [0]), "ReduceMean '.*reduces over the frames"),
     "layer norm": (lambda n, y: n("LayerNormalization", y, n.weights(3), axis=0), "LayerNormalization '.*normalises"),
     "delay": (lambda n, y: n("Concat", n("Mul", n("Slice", y, [0], [1], [0]), 0.0), y, axis=0), "(Slice|Concat) '"),
     "first": (lambda n, y: n("Gather", y, np.array(0)), "Gather '.*takes part of the frames"),
