@@ -32,7 +32,8 @@ as ``"iofc"`` (ONNX), ``"ifco"`` (Keras and PyTorch: c is PyTorch's g) for LSTM,
 (PyTorch: h is its n) for GRU, ``"h"`` for RNN; ``activations``, a tuple of ``(name, alpha, beta)`` with ONNX names and
 defaults filled in, f, g, h per direction one after the other; ``clip`` float or None; LSTM: ``coupled``
 ``"" | "f=1-i" | "i=1-f"``; GRU: ``linear_before_reset`` bool. ``recognised`` is true on one step of a
-cell that the file writes out (see `cells`): it begins at exactly what the graph hands it, call after call. ``origin``
+cell that the file writes out (see `cells`): it begins at exactly what the graph hands it, call after call. So does
+one with `banded`, which a stream has where it runs along an axis of each frame (see `banded`). ``origin``
 says, for summaries, what an operator was made of.
 
 Quantised operators, where an integer q stands for (q - zero) * scale: ``QuantizeLinear(x, scale, zero)`` with

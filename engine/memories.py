@@ -169,7 +169,7 @@ def finished(work: Rewriting, states: Collection[str]) -> Memories:
         before = max(-(-age.lead // work.per_step(age.rate)) for age in work.timed.values())
     if max(work.hop, late, before, *begins) > MOST_STEPS:
         raise UnsupportedModelError(
-            f"does not stream: {work.hop} frames are a step, results {late} steps late, {before} steps of padding come first",
+            f"does not stream: {work.hop} frames per step, results {late} steps late, {before} steps of padding before",
             source=graph.source,
             hint=f"At most {MOST_STEPS} of each are supported; use model(x) on whole recordings",
         )

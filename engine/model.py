@@ -172,10 +172,11 @@ class Model:
         rows = 1 if batch is None else int(batch)
         fixed = self._fixed_batch()
         if not self.layout.free_batch and rows != fixed:
+            hint = "Use one stream per row" if self.layout.timed else "Use stream(): a frame has the rows of the file"
             raise UnsupportedModelError(
                 f"batch={batch} is not possible: {self.layout.batch_blocker}",
                 source=self.source,
-                hint=f"Use stream(batch={fixed})" if fixed > 1 else "Use one stream per row",
+                hint=f"Use stream(batch={fixed})" if fixed > 1 else hint,
             )
         return rows
 

@@ -85,7 +85,7 @@ class Rewriting(Ages):
         """A recurrent operator: its states wait for the recording; its last one is that of all frames."""
         x = node.inputs[0]
         age = self.timed.get(x)
-        if age is None or age.axis != 0:
+        if age is None or age.axis != 0 or node.attrs.get("banded"):
             return self.on_other(node)
         rate = self.per_step(age.rate)
         late = None
@@ -106,6 +106,13 @@ class Rewriting(Ages):
             elif name:
                 self.shown[name] = Shown(late or 0, "", ahead)
         return None
+
+    def on_body(self, node: Node) -> None:
+        """A loop over frames, with states of its own: of frames that are as old as the step."""
+        ages = [self.timed[name] for name in node.inputs if name in self.timed]
+        if any(age.lead or age.tail for age in ages) or any(name in self.shown for name in node.inputs):
+            raise self.refuse(node, "runs a body over frames of another age")
+        return self.on_other(node)
 
     # ------------------------------------------------------------------ windows
     def on_window(self, node: Node) -> None:
@@ -354,6 +361,7 @@ class Rewriting(Ages):
 
 HANDLERS = {
     **dict.fromkeys(("LSTM", "GRU", "RNN"), "recurrent"),
+    **dict.fromkeys(("If", "Loop", "Scan"), "body"),
     **dict.fromkeys(WINDOWS, "window"),
     "ConvTranspose": "transposed",
     "Pad": "pad",

@@ -186,7 +186,7 @@ def trace(graph: Graph, ctx: Lowering, outputs: Iterable[str]) -> Traced:
     outputs = list(outputs)
     tracer = _Tracer(graph, ctx)
     for node in needed(graph, outputs, tracer.numbers):
-        if node.op in RECURRENT:
+        if node.op in RECURRENT and not node.attrs.get("banded"):
             tracer.recurrent(node)
         else:
             tracer.moves(node)

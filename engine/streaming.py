@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from .banded import banded
 from .causality import crosses, hindsight, misfit, restarts, squares, varies
 from .errors import GatestepError, ShapeError, UnsupportedModelError
 from .graph import Graph
@@ -42,6 +43,19 @@ def analyse(graph: Graph, real: np.dtype[Any], states: Mapping[str, str] | None 
     Layout
         With `blocker` set where the model does not stream.
     """
+    layout = analysed(graph, real, states or {})
+    if layout.blocker is not None:
+        with contextlib.suppress(GatestepError, NeedsValue):
+            values = surveyed(graph, real).values
+            shapes = {p.name: values[p.name].shape for p in graph.inputs}
+            inner = banded(graph, real, shapes)
+            other = layout if inner is None else analysed(inner, real, states or {})
+            return other if other.blocker is None else layout
+    return layout
+
+
+def analysed(graph: Graph, real: np.dtype[Any], states: Mapping[str, str]) -> Layout:
+    """As `analyse`, where every recurrent operator runs along time unless it says otherwise."""
     layout = Layout(Memories(graph))
     try:
         ctx = surveyed(graph, real)
@@ -80,7 +94,7 @@ def analyse(graph: Graph, real: np.dtype[Any], states: Mapping[str, str] | None 
 
         shown = trace(graph, ctx, [p.name for p in graph.outputs]).outputs
         try:
-            layout.memories = remembered(graph, walked, ctx, time, {*shown, *(states or {}).values()})
+            layout.memories = remembered(graph, walked, ctx, time, {*shown, *states.values()})
             graph = layout.memories.graph
             hop = layout.memories.hop
             frames = next(shapes[name][axis] for name, axis in time.items() if axis is not None)
@@ -96,7 +110,7 @@ def analyse(graph: Graph, real: np.dtype[Any], states: Mapping[str, str] | None 
             layout.blocker = error
         tagged(ctx, time, TIME)
         tagged(ctx, batch, BATCH)
-    found_states(graph, ctx, states or {}, layout)
+    found_states(graph, ctx, states, layout)
     assign_axes(graph, ctx, time, batch, layout)
     shapes = {p.name: ctx.values[p.name].shape for p in graph.inputs}
     for p in graph.inputs:
@@ -106,7 +120,7 @@ def analyse(graph: Graph, real: np.dtype[Any], states: Mapping[str, str] | None 
     ctx = walk(graph, real, shapes, layout.wanted(graph), layout.squeezed)  # now without what only hands states on
     tagged(ctx, time, TIME)
     tagged(ctx, batch, BATCH)
-    layout.blocker = layout.blocker or blocker(graph, ctx, layout, lengths, states or {})
+    layout.blocker = layout.blocker or blocker(graph, ctx, layout, lengths, states)
     lasts = any(is_in(ctx.root(m.tag), TIME) for m in ctx.lasts)
     outputs_timed = all(layout.axes[p.name].time is not None for p in graph.outputs if p.name in layout.axes)
     layout.chunked = layout.timed and not layout.carried and not lasts and outputs_timed
@@ -388,4 +402,10 @@ def blocker(
                 source=graph.source,
                 hint=f"Say how large it is with load(..., shapes={{{port.name!r}: (...)}})",
             )
+    if not layout.timed and not ctx.slots and not layout.carried and not layout.states:
+        return UnsupportedModelError(
+            "does not stream: it has no axis of time steps and no state, so each call stands alone",
+            source=graph.source,
+            hint="Use model(x)",
+        )
     return None

@@ -418,8 +418,8 @@ class Container:
             raise self._damaged("the layout has memories that are no stream's")
         taken = {*layout.carried, *layout.states, *layout.lengths}
         for name, port in ins.items() if layout.blocker is None else ():
-            used = any(name in node.inputs for node in graph.nodes) or name in outs
-            if used and (name in layout.axes) + (name in taken) + (graph.defaults.get(name) is not None) == 0:
+            read = any(name in node.inputs for node in graph.nodes) or name in outs
+            if read and (name in layout.axes) + (name in taken) + (graph.defaults.get(name) is not None) == 0:
                 raise self._damaged(f"the layout does not say what the input {name[:80]!r} is")
             if port.shape is None:
                 raise self._damaged(f"a layout for an input {name[:80]!r} of any rank")

@@ -139,15 +139,18 @@ class Recurrent(Op):
         x = ctx.real_view(node, have["x"])
         if have["I"] > 1 and x.strides[2] != 1:
             x = ctx.dense(node, x)
-        batch = ctx.unify(x.tags[1], "batch")
         # In a body one step of a cell runs along no axis of the model; what runs over frames there does so every time.
         inner = ctx.within and x.shape[0] == 1 and x.tags[0] is None
-        time = None if inner else ctx.unify(x.tags[0], "time")
-        if ctx.within:
-            ctx.mix(time, node, "runs over all frames in a body that runs for each")
+        banded = bool(node.attrs.get("banded"))
+        batch = x.tags[1] if banded else ctx.unify(x.tags[1], "batch")
+        time = x.tags[0] if banded else None if inner else ctx.unify(x.tags[0], "time")
+        if ctx.within or banded:
+            ctx.mix(
+                time, node, "runs over all frames in a body that runs for each" if ctx.within else "runs within a frame"
+            )
         if isinstance(have["lengths"], View):
             ctx.unify(have["lengths"].tags[0], batch)
-        step = inner or bool(node.attrs.get("recognised"))
+        step = inner or banded or bool(node.attrs.get("recognised"))
         if not step and any(ctx.used(name) for name in node.outputs[1:] if name):
             ctx.last(time, node)
         ctx.mix(x.tags[2], node, "takes the frames as features")
@@ -174,7 +177,7 @@ class Recurrent(Op):
         release = holding(ctx, node, [v for s, v in first.items() if v.buffer is ctx.slots.get((node.key, s))])
         clip = node.attrs["clip"]
         for d, reverse in enumerate(directions(node)):
-            if reverse:
+            if reverse and not banded:
                 ctx.mix(time, node, f"runs backwards in time (direction={node.attrs['direction']})")
             acts = activations(node, d)
             variant = 0
@@ -238,14 +241,14 @@ def direction(view: View, d: int) -> View:
 def initial(ctx: Lowering, node: Node, state: str, value: Value | None, shape: tuple[int, ...], batch: Any) -> View:
     """The initial state: what is given, or a slot that the stream keeps."""
     tags = (None, batch, None)
-    known = not isinstance(value, View) and not node.attrs.get("recognised")
+    known = not isinstance(value, View) and not node.attrs.get("recognised") and not node.attrs.get("banded")
     if ctx.carry and ((node.key, state) in ctx.owned or known):
         view = ctx.slot(node, state, shape, tags)
         ctx.initial[node.key, state] = value if isinstance(value, np.ndarray) else np.zeros(shape, dtype=ctx.real)
         return view
     if value is None:
         value = np.zeros(shape, dtype=ctx.real)
-    if isinstance(value, View):
+    if isinstance(value, View) and not node.attrs.get("banded"):
         ctx.unify(value.tags[1], batch)
     return ctx.dense(node, ctx.real_view(node, value)).with_(tags=tags)
 

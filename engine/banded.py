@@ -1,0 +1,42 @@
+"""Recurrent operators that run within a frame, from band to band, where others run from frame to frame.
+
+Networks with two paths have both. What tells them apart is the file: time has any length, or one frame per call.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from .graph import Graph
+from .values import View
+from .walk import axis_tag, walk
+
+__all__ = ["banded"]
+
+
+def banded(graph: Graph, real: np.dtype[Any], shapes: Mapping[str, tuple[int, ...]]) -> Graph | None:
+    """The graph with `banded` on the recurrent operators that do not run along time; None where all do, or none."""
+
+    def marked(keys: set[str]) -> Graph:
+        nodes = [replace(n, attrs={**n.attrs, "banded": True}) if n.key in keys else n for n in graph.nodes]
+        return replace(graph, nodes=nodes)
+
+    keys = {n.key: n.inputs[0] for n in graph.nodes if n.op in ("LSTM", "GRU", "RNN") and not n.attrs.get("recognised")}
+    if len(keys) < 2:
+        return None
+    ctx = walk(marked({*keys}), real, shapes)
+    free = {
+        ctx.root(axis_tag(p.name, k))
+        for p in graph.inputs
+        for k, d in enumerate(p.shape or ())
+        if not isinstance(d, int)
+    }
+    inputs = {key: value for key, x in keys.items() if isinstance(value := ctx.values.get(x), View)}
+    long = {key for key, x in inputs.items() if ctx.root(x.tags[0]) not in free}
+    if len(long) == len(inputs):  # no axis is free: time is what has one frame
+        long = {key for key, x in inputs.items() if x.shape[0] > 1}
+    return marked(long) if 0 < len(long) < len(inputs) else None
