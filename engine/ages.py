@@ -40,6 +40,9 @@ class Timed(NamedTuple):
         What all elements of frames before the first are, from number 0 on; None where that is not one known number.
     ahead : str
         The first node that needs frames of the future, if one does.
+    final : int
+        As `lead`, for the first frame that the end of a recording could still change: what the file pads or cuts there
+        is not known to a step.
     """
 
     rate: Fraction
@@ -48,6 +51,12 @@ class Timed(NamedTuple):
     axis: int | None
     fill: float | None = None
     ahead: str = ""
+    final: int = 0
+
+    @property
+    def known(self) -> int:
+        """`final`, for what is made of more than single frames: there are none behind the end."""
+        return min(self.final, self.tail)
 
 
 class Shown(NamedTuple):
@@ -144,11 +153,12 @@ class Ages:
                         return length
         return 0
 
-    def enter(self, name: str, rate: Fraction, lead: int, fill: float | None, ahead: str) -> None:
+    def enter(self, name: str, rate: Fraction, lead: int, fill: float | None, ahead: str, final: int) -> None:
         """Note the age of a value that a node of the file makes."""
         self.rates.add(rate)
         tail = self.count(name) - int(rate * self.hop * self.steps)
-        self.timed[name] = Timed(rate, lead, tail, self.axis_in(name), fill, ahead if lead < 0 else "")
+        final = lead if final >= tail else min(final, lead)  # the end changes nothing that is there
+        self.timed[name] = Timed(rate, lead, tail, self.axis_in(name), fill, ahead if final < 0 else "", final)
         self.decisions.append((name, self.timed[name]))
 
     # ------------------------------------------------------------------ delays
@@ -207,7 +217,7 @@ class Ages:
 
     def lateness(self, age: Timed) -> int:
         """Steps until the last frame that the whole call has of as many is there."""
-        return max(-((age.lead - age.tail) // self.per_step(age.rate)), 0)
+        return max(-((age.final - age.tail) // self.per_step(age.rate)), 0)
 
     def waits(self, age: Timed) -> int:
         """The first step that makes a frame of the recording."""

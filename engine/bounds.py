@@ -228,6 +228,17 @@ REACHES: dict[str, Callable[[N], Iterator[Reach]]] = {
     "quantise_dynamically": all_dense((0, lambda n: n[0]), (4, lambda n: n[0]), (5, lambda n: 1), (6, lambda n: 1)),
     "matmul_i16": matmul_i16,
     "quantised_lstm": quantised_lstm,
+    "begin": in_bytes(
+        *((slot, lambda n: n[0] * n[1] * n[2] * n[3]) for slot in (0, 4)), (1, lambda n: 8), (2, lambda n: n[3])
+    ),
+    "hold": in_bytes((0, lambda n: n[0]), (1, lambda n: 8), (4, lambda n: n[0])),
+    "tick": in_bytes((4, lambda n: 8)),
+    "running": all_dense(
+        (0, lambda n: n[0] * n[1] * n[2]),
+        (4, lambda n: n[0] * (n[1] if n[4] else 1) * n[2]),
+        (5, lambda n: n[0] * n[2]),
+        (6, lambda n: 1),
+    ),
 }
 
 

@@ -136,7 +136,7 @@ def finished(work: Rewriting, states: Collection[str]) -> Memories:
     for name in names:
         if name in work.timed:
             age = work.timed[name]
-            mine, cause = work.waits(age), age.ahead
+            mine, cause = -(age.final // work.per_step(age.rate)), age.ahead
         else:
             mine, cause = (work.shown[name].late, work.shown[name].ahead) if name in work.shown else (0, "")
         if mine > late:

@@ -66,11 +66,13 @@ class Rewriting(Ages):
         if any(age.late for age in shown.values()) or (shown and any(a.lead or a.tail for a in timed.values())):
             raise self.refuse(node, "takes every frame together with the last one")
         self.keep(node, {name: self.delayed(node, name, worst.lead) for name in timed}, **attrs)
+        ahead = worst.ahead or next((age.ahead for age in timed.values() if age.ahead), "")
         fills = {age.fill for age in timed.values()}
         fill = fills.pop() if len(timed) == 1 and OPS[node.op].moves else None
         for name in filter(None, node.outputs):
             if self.has_frames(name):
-                self.enter(name, worst.rate, worst.lead, fill, worst.ahead)
+                final = min(age.final for age in timed.values())
+                self.enter(name, worst.rate, worst.lead, fill, ahead or node.label, final)
             elif isinstance(self.ctx.values.get(name), View):
                 self.shown[name] = Shown(0)  # of the last frame, or refused by what the walk has noted
 
@@ -102,7 +104,7 @@ class Rewriting(Ages):
         ahead = self.timed[x].ahead
         for k, name in enumerate(node.outputs):
             if name and k == 0:
-                self.enter(name, age.rate, age.lead, None, ahead or node.label)
+                self.enter(name, age.rate, age.lead, None, ahead or node.label, age.final)
             elif name:
                 self.shown[name] = Shown(late or 0, "", ahead)
         return None
@@ -134,6 +136,7 @@ class Rewriting(Ages):
         fill = {"MaxPool": -math.inf, "ConvInteger": self.zero_point(node, 2), "QLinearConv": self.zero_point(node, 2)}
         source, age = self.padded(node, self.here(x), age, mine.before, fill.get(node.op, 0.0))
         lead, frames = advanced(age.lead, (mine.size - 1) * mine.dilation, mine.step)
+        final, _ = advanced(self.timed[x].known + mine.before, (mine.size - 1) * mine.dilation, mine.step)
         source = self.remember(node, source, age, frames)
         pads, rank = [(w.before, w.after) for w in over], len(over)
         pads[k] = 0, 0
@@ -144,7 +147,7 @@ class Rewriting(Ages):
         if "ceil_mode" in node.attrs:
             attrs["ceil_mode"] = 0
         self.keep(node, {x: source}, remembered=age.axis, **attrs)
-        self.enter_moved(node, age, Fraction(age.rate, mine.step), lead)
+        self.enter_moved(node, age, Fraction(age.rate, mine.step), lead, final)
         return None
 
     def zero_point(self, node: Node, position: int) -> float:
@@ -161,10 +164,11 @@ class Rewriting(Ages):
         age = age._replace(lead=age.lead + count, fill=fill if known else None)
         return self.begun(node, source, age, count, fill), age
 
-    def enter_moved(self, node: Node, age: Timed, rate: Fraction, lead: int, fill: float | None = None) -> None:
+    def enter_moved(
+        self, node: Node, age: Timed, rate: Fraction, lead: int, final: int, fill: float | None = None
+    ) -> None:
         """Note what a window makes of frames of `age`."""
-        ahead = age.ahead or (node.label if lead < 0 else "")
-        self.enter(node.outputs[0], rate, lead, fill, ahead)
+        self.enter(node.outputs[0], rate, lead, fill, age.ahead or node.label, final)
 
     def on_transposed(self, node: Node) -> None:
         """A transposed convolution: of the frames that reach into the new ones, less what they make of older ones."""
@@ -192,7 +196,7 @@ class Rewriting(Ages):
             raise self.refuse(node, "has an output_shape that is larger than what it makes")
         attrs = {"pads": ends, "output_padding": tuple(extra), "output_shape": None, "auto_pad": "NOTSET"}
         self.keep(node, {x: source}, remembered=age.axis, **attrs)
-        self.enter_moved(node, age, age.rate * steps[k], age.lead * steps[k] - cut)
+        self.enter_moved(node, age, age.rate * steps[k], age.lead * steps[k] - cut, age.known * steps[k] - cut)
         return None
 
     # ------------------------------------------------------------------ padding and cutting
@@ -215,15 +219,16 @@ class Rewriting(Ages):
             ends = self.number([b for b, _ in margins] + [a for _, a in margins])
             source = self.emit(node, "Pad", [source, ends, *node.inputs[2:3]], mode="constant")
             age = age._replace(fill=age.fill if age.fill == fill else None)
+        known = age.known if after > 0 else age.final
         if before < 0:
             age = age._replace(lead=age.lead + before)
         source, age = self.padded(node, source, age, max(before, 0), fill)
-        return self.renumbered(node, source, age)
+        return self.renumbered(node, source, age, known + before)
 
-    def renumbered(self, node: Node, source: str, age: Timed) -> None:
+    def renumbered(self, node: Node, source: str, age: Timed, final: int) -> None:
         """`node` only changes the numbers of its frames, which the stream has as `source`."""
         self.names[node.outputs[0]] = source
-        return self.enter_moved(node, age, age.rate, age.lead, age.fill)
+        return self.enter_moved(node, age, age.rate, age.lead, final, age.fill)
 
     def on_slice(self, node: Node) -> None:
         """The last frame, or the frames renumbered, and perhaps only every so many of them."""
@@ -248,7 +253,8 @@ class Rewriting(Ages):
         self.decisions.append((node.key, "cut", along[0], along.step))
         lead, frames = advanced(age.lead, 0, along.step)
         self.names[node.outputs[0]] = self.remember(node, source, age, frames, every=along.step)
-        return self.enter_moved(node, age, Fraction(age.rate, along.step), lead, age.fill)
+        final, _ = advanced(age.final - along[0], 0, along.step)
+        return self.enter_moved(node, age, Fraction(age.rate, along.step), lead, final, age.fill)
 
     def sliced(self, node: Node, source: str, parts: Sequence[tuple[int, int, int, int]], output: str = "") -> str:
         """A Slice of `source`: axis, start, stop and step of each part."""
@@ -284,8 +290,9 @@ class Rewriting(Ages):
             return self.on_other(node)
         count = sum(value.shape[axis] for value in values[:where])
         age = self.timed[timed[0]]
+        known = age.known if where + 1 < len(values) else age.final
         source, age = self.padded(node, self.here(timed[0]), age, count, float(before[0]) if before.size else 0.0)
-        return self.renumbered(node, source, age)
+        return self.renumbered(node, source, age, known + count)
 
     def on_reshape(self, node: Node) -> None:
         """A target that was computed from numbers of frames takes those of the step."""
@@ -356,7 +363,7 @@ class Rewriting(Ages):
         attrs = {"axis": axis, "kind": "ReduceSum", "every": True, "exclusive": bool(node.attrs["exclusive"])}
         wait = self.waits(age._replace(lead=lead))
         self.emit(node, "Running", [source], node.outputs[0], **attrs, keepdims=True, wait=wait, made=lead > 0)
-        return self.enter_moved(node, age, age.rate, lead)
+        return self.enter_moved(node, age, age.rate, lead, age.final)
 
 
 HANDLERS = {

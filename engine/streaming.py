@@ -46,7 +46,7 @@ def analyse(graph: Graph, real: np.dtype[Any], states: Mapping[str, str] | None 
     layout = analysed(graph, real, states or {})
     if layout.blocker is not None:
         with contextlib.suppress(GatestepError, NeedsValue):
-            values = surveyed(graph, real).values
+            values = surveyed(graph, real, port_shapes(graph, {})).values
             shapes = {p.name: values[p.name].shape for p in graph.inputs}
             inner = banded(graph, real, shapes)
             other = layout if inner is None else analysed(inner, real, states or {})
@@ -58,11 +58,16 @@ def analysed(graph: Graph, real: np.dtype[Any], states: Mapping[str, str]) -> La
     """As `analyse`, where every recurrent operator runs along time unless it says otherwise."""
     layout = Layout(Memories(graph))
     try:
-        ctx = surveyed(graph, real)
+        shapes = port_shapes(graph, {})
+    except UnsupportedModelError as error:
+        layout.blocker = error
+        return layout
+    try:
+        ctx = surveyed(graph, real, shapes)
     except NeedsValue as needs:
         layout.blocker = needs.error
         return layout
-    except (UnsupportedModelError, ShapeError) as error:
+    except ShapeError as error:
         layout.blocker = error
         return layout
     time = {p.name: axis_of(ctx, tags_of(ctx, p.name), TIME) for p in graph.inputs}
@@ -137,10 +142,10 @@ def analysed(graph: Graph, real: np.dtype[Any], states: Mapping[str, str]) -> La
     return layout
 
 
-def surveyed(graph: Graph, real: np.dtype[Any]) -> Lowering:
+def surveyed(graph: Graph, real: np.dtype[Any], shapes: Mapping[str, tuple[int, ...]]) -> Lowering:
     """A walk over all of the graph; for recordings as long as its windows need, if others do not fit."""
     try:
-        return walk(graph, real, port_shapes(graph, {}))
+        return walk(graph, real, shapes)
     except ShapeError:
         for long in (1, 0):
             with contextlib.suppress(ShapeError):
@@ -402,10 +407,12 @@ def blocker(
                 source=graph.source,
                 hint=f"Say how large it is with load(..., shapes={{{port.name!r}: (...)}})",
             )
-    if not layout.timed and not ctx.slots and not layout.carried and not layout.states:
+    window = next((m for m in ctx.mixings if m.node.op in SLIDING), None)
+    if window is not None and not layout.timed and not ctx.slots and not layout.carried and not layout.states:
         return UnsupportedModelError(
-            "does not stream: it has no axis of time steps and no state, so each call stands alone",
+            "does not stream: the file fixes what its windows slide over and keeps no state, so each call stands alone",
             source=graph.source,
-            hint="Use model(x)",
+            node=window.node.label,
+            hint="Export it with a dynamic time axis, or use model(x)",
         )
     return None

@@ -97,8 +97,11 @@ def tested(model: Model, inputs: dict[str, Array], batch: int | None) -> dict[st
         results: dict[str, Array] = model(inputs)
         return results
     stream = model.stream(batch)
-    still = {port.name for port in stream.inputs if port.constant}
-    steps = [stream.step({n: a if n in still else a[t] for n, a in inputs.items()}) for t in range(STEPS)]
+    frames = {
+        port.name: [array] * STEPS if port.constant else array.reshape(STEPS, *port.shape)
+        for port, array in ((port, inputs[port.name]) for port in stream.inputs)
+    }
+    steps = [stream.step({name: array[t] for name, array in frames.items()}) for t in range(STEPS)]
     return {port.name: np.stack([step[port.name] for step in steps]) for port in stream.outputs}
 
 

@@ -70,13 +70,17 @@ def first_batch(model: Model) -> int | None:
 
 
 def frames(model: Model, count: int, batch: int | None, draw: Draw) -> dict[str, Array]:
-    """`count` frames for a stream, by port; a port that has no time axis gets one."""
+    """Frames for `count` steps of a stream, by port; a port that has no time axis gets one."""
     limits = table_sizes(model.graph)
-    stream = model.stream(batch)
     return {
-        port.name: draw(port.shape if port.constant else (count, *port.shape), port.dtype, limits.get(port.name, 2))
-        for port in stream.inputs
+        port.name: draw(port.shape if port.constant else of_steps(port, count), port.dtype, limits.get(port.name, 2))
+        for port in model.stream(batch, delay=model.delay).inputs
     }
+
+
+def of_steps(port: Any, count: int) -> tuple[int, ...]:
+    """The shape of `count` steps at a port of a stream, time first."""
+    return (count * port.hop, *port.shape[1:]) if port.hop > 1 else (count, *port.shape)
 
 
 #: Steps of a call, or samples of a block, as models ask for them.

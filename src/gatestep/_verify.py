@@ -154,7 +154,7 @@ class Verification:
             self.whole("the inputs given", dict(data))
         for what, feeds in self.calls():
             self.whole(what, feeds)
-        if self.model.streams:
+        if self.model.layout.blocker is None:
             self.streams()
         else:
             self.result.skipped.append(f"streaming: {self.model.layout.blocker}")
@@ -305,27 +305,41 @@ class Verification:
         model, batch = self.model, first_batch(self.model)
         draw = random_values(self.rng)
         given = frames(model, FRAMES, batch, draw)
-        still = {port.name for port in model.stream(batch).inputs if port.constant}
-        stream = model.stream(batch)
-        steps = [stream.step({n: a if n in still else a[t] for n, a in given.items()}) for t in range(FRAMES)]
-        stepped = {name: np.stack([step[name] for step in steps]) for name in steps[0]}
+        stream = self.stream(batch)
+        ports = {port.name: port for port in stream.inputs}
+
+        def cut(start: int, end: int) -> dict[str, Array]:
+            return {
+                n: a if ports[n].constant else a[start * ports[n].hop : end * ports[n].hop] for n, a in given.items()
+            }
+
+        def one(t: int) -> dict[str, Array]:
+            return {n: a if ports[n].constant or ports[n].hop > 1 else a[0] for n, a in cut(t, t + 1).items()}
+
+        steps = [stream.step(one(t)) for t in range(FRAMES)]
+        stepped = {
+            port.name: (np.concatenate if port.hop > 1 else np.stack)([step[port.name] for step in steps])
+            for port in stream.outputs
+        }
         what = f"{FRAMES} frames"
-        self.same(what, "steps: run in one", stepped, model.stream(batch).run(given))
-        stream = model.stream(batch)
-        pieces = []
-        for start, end in ((0, 1), (1, 6), (6, 70), (70, FRAMES)):
-            pieces.append(stream.run({n: a if n in still else a[start:end] for n, a in given.items()}))
+        self.same(what, "steps: run in one", stepped, self.stream(batch).run(given))
+        stream = self.stream(batch)
+        pieces = [stream.run(cut(start, end)) for start, end in ((0, 1), (1, 6), (6, 70), (70, FRAMES))]
         joined = {name: np.concatenate([piece[name] for piece in pieces]) for name in stepped}
         self.same(what, "steps: run in pieces", stepped, joined)
         if model.layout.free_batch and batch is None:
             rows = frames(model, FRAMES, 3, draw)
-            together, alone = model.stream(3).run(rows), model.stream()
-            one = alone.run({port.name: row(rows[port.name], port, rows, model) for port in alone.inputs})
-            self.same(f"{what}, 3 rows", "one row alone", {n: a[:, 1] for n, a in together.items()}, one)
+            together, alone = self.stream(3).run(rows), self.stream(None)
+            single = alone.run({port.name: row(rows[port.name], port, rows, model) for port in alone.inputs})
+            self.same(f"{what}, 3 rows", "one row alone", {n: a[:, 1] for n, a in together.items()}, single)
         if model.layout.timed:
             self.recording(given, batch)
-        if state_feeds(model) and model.stream(batch).state.keys() == state_feeds(model).keys():
+        if state_feeds(model) and self.stream(batch).state.keys() == state_feeds(model).keys():
             self.by_hand(given, batch)
+
+    def stream(self, batch: int | None) -> gatestep.Stream:
+        """A stream that is as late as the model has to be."""
+        return self.model.stream(batch, delay=self.model.delay)
 
     def lengths(self, count: int, batch: int | None) -> dict[str, Array]:
         """Sequence lengths that are as long as the recording, for inputs that must be given."""
@@ -335,7 +349,7 @@ class Verification:
     def recording(self, given: Mapping[str, Array], batch: int | None) -> None:
         """A stream against one call on the whole recording."""
         model = self.model
-        stream = model.stream(batch)
+        stream = self.stream(batch)
         states = {name: stream.state[name] for name in model.layout.states_in()}
         feeds = {**to_file(model, given), **states, **self.lengths(FRAMES, batch)}
         try:
@@ -345,6 +359,13 @@ class Verification:
             return
         shown = to_frames(model, want, batch)
         got = {n: a if model.layout.axes[n].time is not None else a[-1] for n, a in stream.run(dict(given)).items()}
+        for port in stream.outputs:
+            if model.layout.axes[port.name].time is not None:  # as far as both go
+                late = got[port.name][model.delay * port.hop :]
+                both = min(len(late), len(shown[port.name]))
+                got[port.name], shown[port.name] = late[:both], shown[port.name][:both]
+            elif model.delay:  # of some steps ago
+                del shown[port.name]
         self.hold(f"{FRAMES} frames", f"{self.oracle(feeds)}, one call", got, shown, allowed)
         ends = {out: stream.state[name] for name, out in state_feeds(model).items()}
         self.hold(
