@@ -18,7 +18,7 @@ from ..engine.errors import GatestepError, ModelFormatError, UnsupportedModelErr
 from ..engine.graph import Dim, Graph
 from .archive import Archive, Source
 from .aten import Aliases, Aten, Ref, SymInt, Tensor
-from .aten.ports import declare_outputs, flat_names
+from .aten.ports import declare_outputs, flat_names, result_tree
 from .torch import read_tensors
 from .torch_tensors import StorageRef, TensorReader, TensorRef
 
@@ -356,7 +356,7 @@ class _Program:
         for call in module["module_call_graph"]:
             if call["fqn"] == "" and call["signature"]:
                 tree = call["signature"]["out_spec"]
-        names = flat_names(_tree(tree), len(made))
+        names = flat_names(result_tree(tree), len(made))
         declare_outputs(self.aten, dict(zip(names, made, strict=True)))
 
     def _output(self, value: Any) -> Tensor:
@@ -392,23 +392,3 @@ def _where(node: dict[str, Any]) -> str:
         (str(_only(output)[1].get("name", "")) for output in node["outputs"] if isinstance(_only(output)[1], dict)), ""
     )
     return path if path and not path.startswith("_empty") else name
-
-
-def _tree(spec: str | None) -> Any:
-    """How outputs nest: keys of dictionaries, lists; a leaf is None."""
-    if not spec:
-        return None
-    parsed = json.loads(spec)
-    return _branch(parsed[1] if isinstance(parsed, list) else parsed)
-
-
-def _branch(node: dict[str, Any]) -> Any:
-    children = [_branch(child) for child in node["children_spec"]]
-    kind = node["type"]
-    if kind is None:
-        return None
-    if kind in ("builtins.dict", "collections.OrderedDict"):
-        keys = json.loads(node["context"]) if isinstance(node["context"], str) else node["context"]
-        if isinstance(keys, list) and len(keys) == len(children):
-            return {str(key): child for key, child in zip(keys, children, strict=True)}
-    return children

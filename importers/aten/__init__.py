@@ -11,7 +11,8 @@ for its graph, hands it each call with the arguments as the file has them, and g
 `core`              handles, the table, binding of arguments, promotion of types, sizes
 `recurrent`         lstm, gru, rnn_tanh, rnn_relu, their cells, packed sequences
 `products`          linear, mm, matmul, einsum, embedding
-`pointwise`         arithmetic, comparisons, activations
+`pointwise`         arithmetic, comparisons, functions
+`activations`       activations
 `reductions`        sums, extremes, softmax, running sums, ranking
 `views`             what only moves elements
 `indexing`          index, gather, scatter and what writes into a part
@@ -26,6 +27,7 @@ for its graph, hands it each call with the arguments as the file has them, and g
 from __future__ import annotations
 
 from . import (  # noqa: F401 they fill the table
+    activations,
     creation,
     indexing,
     normalizations,

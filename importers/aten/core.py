@@ -23,6 +23,8 @@ Shape = tuple[Dim, ...] | None
 _SCALAR_TYPES = ("u1", "i1", "i2", "i4", "i8", "f2", "f4", "f8", None, None, None, "?", None, None, None, "f4")
 #: Arguments that say where and how memory lies, not what is computed.
 _PLACEMENT = frozenset(("device", "layout", "pin_memory", "memory_format", "non_blocking", "requires_grad"))
+#: More parts than this no program takes an axis into, nor has it that many channels.
+MOST_PARTS = 1 << 16
 #: The graph's operators whose result is all zeros where their first input is.
 _KEEPS_ZEROS = frozenset("Transpose Squeeze Unsqueeze Reshape Slice Gather Expand Tile Split Cast".split())
 
@@ -271,6 +273,12 @@ class Aten:
                 return known
         (shape,) = self.graph.add("Shape", [x.name], name=self.where, start=0, end=None)
         return SymInt(self.graph.add("Gather", [shape, self.int_scalar(dim)], name=self.where, axis=0)[0])
+
+    def bounded(self, count: int, what: str) -> int:
+        """A number that a program only claims, before something is made that often."""
+        if count > MOST_PARTS:
+            raise self.unsupported(f"asks for {count} {what}, more than the {MOST_PARTS} that are supported")
+        return count
 
     def sizes(self, x: Tensor) -> str:
         """The name of the list of all sizes."""

@@ -204,6 +204,7 @@ def unfold(a: Aten, self: Tensor, dimension: int, size: int, step: int) -> Tenso
     if not isinstance(length, int):
         raise a.unsupported("takes windows of an axis whose size is not known", "dimension", dimension)
     count = max((length - size) // step + 1, 0)
+    a.bounded(count * size >> 8, "elements of windows")
     places = np.arange(count)[:, None] * step + np.arange(size)
     wide = index(a, self, [None] * axis + [a.constant(places.astype(np.int64))])
     rank = a.rank(wide)

@@ -22,7 +22,7 @@ def _channels(a: Aten, x: Tensor) -> int:
 
 def _or(a: Aten, given: Tensor | None, value: float, size: int, dtype: DType) -> Tensor:
     """A parameter, or its default."""
-    return a.constant(np.full(size, value, dtype)) if given is None else given
+    return a.constant(np.full(a.bounded(size, "channels"), value, dtype)) if given is None else given
 
 
 @op(
@@ -70,6 +70,8 @@ def layer_norm(
     cudnn_enable: bool = False,
 ) -> Any:
     sizes = [int(n) for n in normalized_shape]
+    if weight is None:
+        a.bounded(math.prod(sizes), "channels")
     scale = a.constant(np.ones(sizes, input.dtype)) if weight is None else weight
     attrs = {"axis": -len(sizes), "epsilon": float(eps), "stash_type": 1}
     y = a.node("LayerNormalization", [input, scale, bias or ""], input.dtype, input.shape, **attrs)
@@ -85,6 +87,8 @@ def rms_norm(
     eps: float | None = None,
 ) -> Any:
     sizes = [int(n) for n in normalized_shape]
+    if weight is None:
+        a.bounded(math.prod(sizes), "channels")
     scale = a.constant(np.ones(sizes, input.dtype)) if weight is None else weight
     epsilon = float(np.finfo(input.dtype).eps) if eps is None else float(eps)
     attrs = {"axis": -len(sizes), "epsilon": epsilon}
@@ -183,6 +187,7 @@ def attention(
         lengths = (query.shape or ())[-2], (key.shape or ())[-2]
         if not all(isinstance(n, int) for n in lengths):
             raise a.unsupported("along an axis whose size is not known is not supported", "is_causal", is_causal)
+        a.bounded(max(int(n) for n in lengths if n is not None) ** 2 >> 8, "pairs of frames")
         attn_mask = a.constant(np.tri(*(int(n) for n in lengths if n is not None), dtype=bool))
     if attn_mask is not None and attn_mask.dtype == BOOL:
         low = a.constant(np.array(-np.inf, scores.dtype))

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
 from .core import Aten, Tensor
 
-__all__ = ["declare_outputs", "flat_names"]
+__all__ = ["declare_outputs", "flat_names", "result_tree"]
 
 
 def flat_names(tree: Any, count: int) -> list[str]:
@@ -66,3 +67,23 @@ def declare_outputs(aten: Aten, outputs: Mapping[str, Tensor]) -> None:
         )
         for node in graph.nodes
     ]
+
+
+def result_tree(spec: str | None) -> Any:
+    """How outputs nest: keys of dictionaries, lists; a leaf is None."""
+    if not spec:
+        return None
+    parsed = json.loads(spec)
+    return _branch(parsed[1] if isinstance(parsed, list) else parsed)
+
+
+def _branch(node: dict[str, Any]) -> Any:
+    children = [_branch(child) for child in node["children_spec"]]
+    kind = node["type"]
+    if kind is None:
+        return None
+    if kind in ("builtins.dict", "collections.OrderedDict"):
+        keys = json.loads(node["context"]) if isinstance(node["context"], str) else node["context"]
+        if isinstance(keys, list) and len(keys) == len(children):
+            return {str(key): child for key, child in zip(keys, children, strict=True)}
+    return children

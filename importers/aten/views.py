@@ -314,6 +314,7 @@ def split(a: Aten, self: Tensor, split_size: Any = None, dim: int = 0, split_siz
     if not isinstance(sizes, (list, tuple)):
         if not isinstance(whole, int) or type(sizes) is not int or sizes < 1:
             raise a.unsupported("splits an axis whose size is not known", "dim", dim)
+        a.bounded(whole // sizes, "parts")
         sizes = [min(sizes, whole - at) for at in range(0, whole, sizes)] or [0]
     return _parts(a, self, axis, list(sizes))
 
@@ -334,7 +335,10 @@ def tensor_split(a: Aten, self: Tensor, indices: Any = None, dim: int = 0, secti
     parts = indices if sections is None else sections
     if not isinstance(whole, int):
         raise a.unsupported("splits an axis whose size is not known", "dim", dim)
+    if type(parts) is int:
+        a.bounded(parts, "parts")
     cuts = np.cumsum([whole // parts + (k < whole % parts) for k in range(parts)])[:-1] if type(parts) is int else parts
+    a.bounded(len(cuts), "parts")
     edges = [0, *(min(int(c), whole) for c in cuts), whole]
     return _parts(a, self, axis, [max(end - start, 0) for start, end in pairwise(edges)])
 
@@ -351,7 +355,7 @@ def unbind(a: Aten, self: Tensor, dim: int = 0) -> list[Tensor]:
     count = self.shape[axis] if self.shape else None
     if not isinstance(count, int):
         raise a.unsupported("takes apart an axis whose size is not known", "dim", dim)
-    return [select(a, self, axis, k) for k in range(count)]
+    return [select(a, self, axis, k) for k in range(a.bounded(count, "parts"))]
 
 
 @op("flip")

@@ -179,6 +179,25 @@ def test_arguments_that_fit_no_operator_are_damage() -> None:
             a.call(op, fixed, {}, where="net")
 
 
+def test_what_a_program_claims_is_bounded() -> None:
+    a, _ = aten()
+    x = a.input("x", (1 << 40, 1 << 40, 4), np.float32)
+    for op, args in (
+        ("unbind", [x, 0]),
+        ("split", [x, 1, 0]),
+        ("tensor_split", [x, 1 << 30, 0]),
+        ("batch_norm", [x, None, None, x, x, False, 0.1, 1e-5, True]),
+        ("layer_norm", [x, [1 << 40]]),
+        ("unfold", [x, 0, 2, 1]),
+    ):
+        with pytest.raises(gs.UnsupportedModelError, match="more than the"):
+            a.call(op, args, {}, where="net")
+    with pytest.raises(gs.ModelFormatError, match="64 bits"):
+        a.call("mul", [1 << 62, 4], {}, where="net")
+    with pytest.raises(gs.ModelFormatError):
+        a.call("pow", [10, 10**9], {}, where="net")
+
+
 def test_programs_that_write_in_place() -> None:
     x = torch.arange(12.0).reshape(3, 4)
 
