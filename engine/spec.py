@@ -133,6 +133,9 @@ class Recurrence:
         Of a vanilla RNN: ``"Tanh"`` or ``"Relu"``.
     reset_after : bool
         Of a GRU: whether the reset gate acts on the recurrent product (PyTorch) or on h before it.
+    activations : tuple of (str, float, float)
+        Of gates and candidates in the order of `gatestep.engine.graph`, with alpha and beta, where they are not the
+        usual ones; empty: they are.
     cell : bool
         Whether the weights are named like those of a ``torch.nn.*Cell``, and states have no layer axis.
     initial : tuple of str
@@ -151,6 +154,7 @@ class Recurrence:
     reset_after: bool = True
     cell: bool = False
     initial: tuple[str, ...] = ()
+    activations: tuple[tuple[str, float, float], ...] = ()
 
     @property
     def state_size(self) -> int:

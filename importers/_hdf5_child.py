@@ -99,9 +99,12 @@ def _answer(h5py: Any, data: bytes, room: int) -> None:
         config = root.attrs.get("model_config")
         if config is not None:
             config = config.decode() if isinstance(config, bytes) else config if isinstance(config, str) else ""
+        version = root.attrs.get("keras_version", "")
+        version = version.decode("ascii", "replace") if isinstance(version, bytes) else version
         walk.file(root)
         header = {
             "model_config": config,
+            "version": version[:40] if isinstance(version, str) else "",
             "groups": walk.groups,
             "links": walk.links,
             "weight_names": walk.names,

@@ -14,6 +14,7 @@ from ..engine.compositions import Concat, Residual, Sequential
 from ..engine.errors import ModelFormatError, UnsupportedModelError
 from ..engine.graph import Dim, Graph
 from ..engine.spec import FRAMES, IDS, LAST, Recurrence, Recurrent, Shape, Spec
+from . import keras_specs
 
 __all__ = ["build", "describe"]
 
@@ -251,11 +252,25 @@ class _Builder:
                 return x
             case nn.Last():
                 return self.op("Gather", x, self.graph.constant(np.array(-1, np.int64)), name=name, axis=0)
+            case keras_specs.Ends():
+                sides = zip(self.halves(x, name), (-1, 0), strict=True)
+                ends = [self.op("Gather", y, self.graph.constant(np.array(k)), name=name, axis=0) for y, k in sides]
+                return self.op("Concat", *ends, name=name, axis=-1)
+            case keras_specs.Merge():
+                y = self.op("Mul" if spec.mode == "mul" else "Add", *self.halves(x, name), name=name)
+                half = self.graph.constant(np.array(0.5, self.dtype))
+                return self.op("Mul", y, half, name=name) if spec.mode == "ave" else y
+            case keras_specs.Hardsigmoid2():
+                return self.op("HardSigmoid", x, name=name, alpha=0.2, beta=0.5)
             case nn.Unflatten():
                 return self.op("Unsqueeze", x, self.ints(2), name=name)
             case nn.Flatten():
                 return self.op("Squeeze", x, self.ints(2), name=name)
         return self.activation(spec, x, name)
+
+    def halves(self, x: str, name: str) -> list[str]:
+        """What the two directions of a layer give."""
+        return list(self.graph.add("Split", (x,), 2, name=name, axis=-1, num_outputs=2))
 
     def activation(self, spec: Spec, x: str, name: str) -> str:
         match spec:
@@ -367,7 +382,7 @@ def _attributes(r: Recurrence) -> dict[str, Any]:
         "hidden_size": r.hidden_size,
         "direction": "bidirectional" if r.directions == 2 else "forward",
         "gates": r.gates,
-        "activations": tuple((name, 0.0, 0.0) for name in names) * r.directions,
+        "activations": (r.activations or tuple((name, 0.0, 0.0) for name in names)) * r.directions,
         "clip": None,
     }
     if r.op == "LSTM":

@@ -40,6 +40,8 @@ class Hdf5:
     ----------
     model_config : str or None
         The attribute of the file; empty if it is no text.
+    version : str
+        The attribute keras_version of the file; empty if there is none.
     groups : dict of str to int
         How many members each group has; the file itself is ``""``.
     weight_names : dict of str to list of str
@@ -53,6 +55,7 @@ class Hdf5:
     """
 
     model_config: str | None
+    version: str
     groups: dict[str, int]
     weight_names: dict[str, list[str]]
     links: frozenset[str]
@@ -136,6 +139,7 @@ def _parsed(answer: bytes) -> Hdf5:
         at += size
     return Hdf5(
         header["model_config"],
+        str(header["version"]),
         header["groups"],
         header["weight_names"],
         frozenset(header["links"]),

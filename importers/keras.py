@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,8 @@ import numpy as np
 from ..engine import layers
 from ..engine.compositions import Sequential
 from ..engine.errors import GatestepError, ModelFormatError, UnsupportedModelError
-from ..engine.spec import GRU, LSTM, RNN, Spec
+from ..engine.spec import GRU, LSTM, RNN, Recurrent, Spec
+from . import keras_specs
 from .archive import Archive, Source, source_bytes, source_name
 from .hdf5 import Hdf5, read_hdf5
 from .keras_cells import dense, recurrent
@@ -47,7 +49,29 @@ _ACTIVATIONS: dict[str, Callable[[], Spec | None]] = {
     "swish": layers.SiLU,
     "softplus": layers.Softplus,
     "softsign": layers.Softsign,
+    "hard_silu": layers.Hardswish,
+    "hard_swish": layers.Hardswish,
 }
+#: Activations inside of recurrent layers, as the graph has them; hard_sigmoid depends on the version of Keras.
+_INNER: dict[str, tuple[str, float, float]] = {
+    "linear": ("Affine", 1.0, 0.0),
+    "tanh": ("Tanh", 0.0, 0.0),
+    "sigmoid": ("Sigmoid", 0.0, 0.0),
+    "relu": ("Relu", 0.0, 0.0),
+    "elu": ("Elu", 1.0, 0.0),
+    "softplus": ("Softplus", 0.0, 0.0),
+    "softsign": ("Softsign", 0.0, 0.0),
+}
+TANH, SIGMOID = _INNER["tanh"], _INNER["sigmoid"]
+#: Layers that do nothing but in training.
+_TRAINING = (
+    "Dropout",
+    "SpatialDropout1D",
+    "GaussianDropout",
+    "GaussianNoise",
+    "AlphaDropout",
+    "ActivityRegularization",
+)
 _RECURRENT = {"LSTM": "LSTM", "GRU": "GRU", "SimpleRNN": "RNN"}
 #: What else would change the numbers: only these values are taken. A tuple is a choice.
 _ONLY: dict[str, dict[str, Any]] = {
@@ -56,9 +80,7 @@ _ONLY: dict[str, dict[str, Any]] = {
         "go_backwards": False,
         "time_major": False,
         "zero_output_for_mask": False,
-        "recurrent_activation": "sigmoid",
     },
-    "Bidirectional": {"merge_mode": "concat"},
     "Embedding": {"mask_zero": False, "lora_rank": None},
     "Dense": {"lora_rank": None, "quantization_config": None},
     "LayerNormalization": {"rms_scaling": False},
@@ -99,12 +121,13 @@ def read_keras(source: Source) -> tuple[Weights, Spec]:
                     source=name,
                     hint="Save the whole model: model.save('model.keras')",
                 )
-            return _chain(_parsed(file.model_config, name), _Held(file, name).by_name, name)
+            return _chain(_parsed(file.model_config, name), _Held(file, name).by_name, name, file.version)
         with Archive(data) as archive:
             archive.name = name
             config = _parsed(archive.read("config.json", compressed=True), name)
             weights = archive.read(KERAS_WEIGHTS, compressed=True)
-        return _chain(config, _Held(read_hdf5(weights, name), name).by_class, name)
+            told = archive.read("metadata.json", compressed=True) if "metadata.json" in archive.entries else b"{}"
+        return _chain(config, _Held(read_hdf5(weights, name), name).by_class, name, _version(told))
     except (GatestepError, OSError):
         raise
     except Exception as error:  # a configuration may hold anything anywhere
@@ -121,6 +144,15 @@ def _parsed(text: str | bytes, name: str) -> dict[str, Any]:
     if not isinstance(root, dict) or not isinstance(root.get("config"), dict):
         raise ModelFormatError(f"{name}: its configuration is not that of a model")
     return root
+
+
+def _version(text: bytes) -> str:
+    """The version of Keras that a ``.keras`` file tells; empty if it does not."""
+    try:
+        root = json.loads(text) if len(text) < MAX_CONFIG else None
+    except (ValueError, RecursionError):
+        root = None
+    return str(root.get("keras_version", ""))[:40] if isinstance(root, dict) else ""
 
 
 # Weights
@@ -182,7 +214,7 @@ class _Held:
 # Layers
 
 
-def _chain(model: dict[str, Any], fetch: _Fetch, name: str) -> tuple[Weights, Spec]:
+def _chain(model: dict[str, Any], fetch: _Fetch, name: str, version: str) -> tuple[Weights, Spec]:
     kind, config = model.get("class_name"), model["config"]
     found = config.get("layers")
     if kind not in ("Sequential", "Functional", "Model") or not isinstance(found, list):
@@ -208,7 +240,7 @@ def _chain(model: dict[str, Any], fetch: _Fetch, name: str) -> tuple[Weights, Sp
                     "layers that are no chain", source=name, node=f"{layer.get('class_name')} {own!r}"
                 )
         before = own
-        for suffix, spec, arrays in _layer(layer, own, fetch, name):
+        for suffix, spec, arrays in _layer(layer, own, fetch, name, version):
             key = f"{own.replace('.', '_')}{suffix}"
             if key in parts:
                 raise ModelFormatError(f"{name}: two layers {key!r}")
@@ -242,7 +274,9 @@ def _sources(nodes: Any) -> set[str]:
     return names
 
 
-def _layer(layer: dict[str, Any], own: str, fetch: _Fetch, name: str) -> Iterator[tuple[str, Spec, Weights]]:
+def _layer(
+    layer: dict[str, Any], own: str, fetch: _Fetch, name: str, version: str
+) -> Iterator[tuple[str, Spec, Weights]]:
     """The specs of one layer of Keras, with what follows its name, and their weights."""
     kind, config = layer.get("class_name"), layer["config"]
     node = f"{str(kind)[:40]} {own!r}"
@@ -256,6 +290,8 @@ def _layer(layer: dict[str, Any], own: str, fetch: _Fetch, name: str) -> Iterato
 
     def activation(settings: dict[str, Any]) -> Spec | None:
         value = settings.get("activation", "linear") or "linear"
+        if value == "hard_sigmoid":
+            return layers.Hardsigmoid() if _major(version, name, node) >= 3 else keras_specs.Hardsigmoid2()
         if not isinstance(value, str) or value not in _ACTIVATIONS:
             raise UnsupportedModelError(
                 "not supported", source=name, node=node, attribute="activation", value=str(value)[:40]
@@ -268,7 +304,7 @@ def _layer(layer: dict[str, Any], own: str, fetch: _Fetch, name: str) -> Iterato
             raise ModelFormatError(f"{name}: {node}: {len(arrays)} weights")
         return arrays
 
-    if kind in ("InputLayer", "Dropout"):
+    if kind == "InputLayer" or kind in _TRAINING:
         return
     if kind == "Activation":
         spec = activation(config)
@@ -307,20 +343,18 @@ def _layer(layer: dict[str, Any], own: str, fetch: _Fetch, name: str) -> Iterato
             raise ModelFormatError(f"{name}: {node}: no configuration")
         both = kind == "Bidirectional"
         only("recurrent", inner["config"])
+        mode = config.get("merge_mode", "concat") if both else "concat"
         if both:
-            only("Bidirectional", config)
             _mirrored(config, inner, node, name)
-        yield "", *_recurrent(inner, both, take, node, name)
+        if mode not in ("concat", "sum", "mul", "ave"):
+            raise UnsupportedModelError(
+                "not supported", source=name, node=node, attribute="merge_mode", value=str(mode)[:40]
+            )
+        yield "", *_recurrent(inner, both, take, node, name, version)
         if not inner["config"].get("return_sequences", False):
-            if both:
-                raise UnsupportedModelError(
-                    "its backward half would end at the first step",
-                    source=name,
-                    node=node,
-                    attribute="return_sequences",
-                    value=False,
-                )
-            yield ".last", layers.Last(), {}
+            yield ".last", keras_specs.Ends() if both else layers.Last(), {}
+        if mode != "concat":
+            yield ".merged", keras_specs.Merge(mode), {}
     else:
         raise UnsupportedModelError("a layer that is not known", source=name, node=node)
 
@@ -338,14 +372,21 @@ def _mirrored(config: dict[str, Any], forward: dict[str, Any], node: str, name: 
 
 
 def _recurrent(
-    layer: dict[str, Any], both: bool, take: Callable[..., list[np.ndarray]], node: str, name: str
+    layer: dict[str, Any], both: bool, take: Callable[..., list[np.ndarray]], node: str, name: str, version: str
 ) -> tuple[Spec, Weights]:
     op, config = _RECURRENT[layer["class_name"]], layer["config"]
-    act, bias = config.get("activation", "tanh"), bool(config.get("use_bias", True))
-    if act not in (("tanh", "relu") if op == "RNN" else ("tanh",)):
-        raise UnsupportedModelError(
-            "not supported", source=name, node=node, attribute="activation", value=str(act)[:40]
-        )
+    bias = bool(config.get("use_bias", True))
+
+    def inner(key: str, usual: str) -> tuple[str, float, float]:
+        value = config.get(key, usual) or "linear"
+        if value == "hard_sigmoid":
+            return "HardSigmoid", 1 / 6 if _major(version, name, node) >= 3 else 0.2, 0.5
+        if not isinstance(value, str) or value not in _INNER:
+            raise UnsupportedModelError("not supported", source=name, node=node, attribute=key, value=str(value)[:40])
+        return _INNER[value]
+
+    act = inner("activation", "tanh")
+    gate = act if op == "RNN" else inner("recurrent_activation", "sigmoid")
     each = 3 if bias else 2
     arrays = take(each * (1 + both))
     weights: Weights = {}
@@ -362,11 +403,29 @@ def _recurrent(
     sizes = arrays[0].shape[0], arrays[1].shape[0]
     if 0 in sizes:
         raise ModelFormatError(f"{name}: {node}: a kernel of the shape {arrays[0].shape}")
+    options: dict[str, Any] = {"bias": bias, "batch_first": True, "bidirectional": both}
+    spec: Recurrent = RNN(*sizes, **options)
     if op == "LSTM":
-        return LSTM(*sizes, bias=bias, batch_first=True, bidirectional=both), weights
-    if op == "GRU":
-        return GRU(*sizes, bias=bias, batch_first=True, bidirectional=both, reset_after=after), weights
-    return RNN(*sizes, nonlinearity=act, bias=bias, batch_first=True, bidirectional=both), weights
+        spec = LSTM(*sizes, **options)
+    elif op == "GRU":
+        spec = GRU(*sizes, **options, reset_after=after)
+    acts = {"LSTM": (gate, act, act), "GRU": (gate, act), "RNN": (act,)}[op]
+    if acts != {"LSTM": (SIGMOID, TANH, TANH), "GRU": (SIGMOID, TANH), "RNN": (TANH,)}[op]:
+        spec = keras_specs.Layer(replace(spec.recurrence, activations=acts))
+    return spec, weights
+
+
+def _major(version: str, name: str, node: str) -> int:
+    """The version of Keras, where what a layer computes depends on it."""
+    major = version.partition(".")[0]
+    if not major.isdecimal() or len(major) > 4:
+        raise UnsupportedModelError(
+            "hard_sigmoid is one function in Keras 2 and another in Keras 3, and the file does not say which it is of",
+            source=name,
+            node=node,
+            hint="Save the model again",
+        )
+    return int(major)
 
 
 def _normalization(

@@ -222,20 +222,102 @@ def test_bidirectional_and_time_distributed(which) -> None:
     assert_gives(both([layer, wrapped])[which], x, y, streams=False)
 
 
+MERGED = {"concat": None, "sum": np.add, "mul": np.multiply, "ave": lambda a, b: (a + b) / 2}
+
+
+@pytest.mark.parametrize("mode", MERGED)
+@pytest.mark.parametrize("whole", [True, False])
+@pytest.mark.parametrize("write", [h5, keras])
+def test_where_both_halves_end_and_how_they_merge(mode, whole, write) -> None:
+    x = numbers(T, B, 4, seed=9)
+    inner = lstm("l", 4, 5, return_sequences=whole).json
+    layer = bidirectional(layer=inner, backward_layer=None, merge_mode=mode)
+    ahead, back = (run_lstm(layer, x, half) for half in (0, 1))
+    ahead, back = (ahead, back) if whole else (ahead[-1], back[0])
+    merge = MERGED[mode] or (lambda a, b: np.concatenate([a, b], -1))
+    assert_gives(write([layer]), x, merge(ahead, back), streams=False)
+
+
+def keras_cell(layer: Layer, x: np.ndarray, act, gate) -> np.ndarray:
+    """The equations of Keras' documentation, in the order of its columns."""
+    kernel, recurrent, *bias = (array.astype("f8") for array in layer.weights)
+    h = np.zeros((x.shape[1], recurrent.shape[0]))
+    c, steps = h, []
+    b, b_h = (bias[0] if bias else 0), 0.0
+    if np.ndim(b) == 2:
+        b, b_h = b
+    for frame in x.astype("f8"):
+        given = frame @ kernel + b
+        if layer.kind == "LSTM":
+            i, f, g, o = np.split(given + h @ recurrent, 4, -1)
+            c = gate(f) * c + gate(i) * act(g)
+            h = gate(o) * act(c)
+        elif layer.kind == "GRU":
+            x_z, x_r, x_h = np.split(given, 3, -1)
+            r_z, r_r, r_h = np.split(h @ recurrent + b_h, 3, -1)
+            z, r = gate(x_z + r_z), gate(x_r + r_r)
+            inner = r * r_h if layer.config["reset_after"] else (r * h) @ np.split(recurrent, 3, -1)[2]
+            h = z * h + (1 - z) * act(x_h + inner)
+        else:
+            h = act(given + h @ recurrent)
+        steps.append(h)
+    return np.stack(steps)
+
+
+FUNCTIONS = {
+    "linear": lambda x: x,
+    "tanh": np.tanh,
+    "sigmoid": lambda x: 1 / (1 + np.exp(-x)),
+    "relu": lambda x: np.maximum(x, 0),
+    "elu": lambda x: np.where(x > 0, x, np.expm1(np.minimum(x, 0))),
+    "softplus": lambda x: np.log1p(np.exp(x)),
+    "softsign": lambda x: x / (1 + abs(x)),
+}
+#: What the writers call hard_sigmoid: `h5` is Keras 2, `keras` is Keras 3.
+HARD = {h5: lambda x: np.clip(0.2 * x + 0.5, 0, 1), keras: lambda x: np.clip(x / 6 + 0.5, 0, 1)}
+
+
+@pytest.mark.parametrize("write", [h5, keras])
+@pytest.mark.parametrize("gate", ["sigmoid", "hard_sigmoid", "softsign"])
+@pytest.mark.parametrize("act", [*FUNCTIONS, "hard_sigmoid"])
+def test_activations_inside(write, gate, act) -> None:
+    x = numbers(T, B, 4, seed=9)
+    functions = FUNCTIONS | {"hard_sigmoid": HARD[write]}
+    options = {"activation": act, "recurrent_activation": gate}
+    cells = [lstm("x", 4, 5, **options), gru("x", 4, 5, True, **options), gru("x", 4, 5, False, **options)]
+    for layer in [*cells, rnn("x", 4, 5, activation=act)]:
+        assert_gives(write([layer]), x, keras_cell(layer, x, functions[act], functions[gate]))
+
+
+@pytest.mark.parametrize("write", [h5, keras])
+def test_hard_sigmoid_of_a_dense_layer(write) -> None:
+    x, layer = numbers(T, B, 4, seed=9) * 9, dense("x", 4, 5, activation="hard_sigmoid")
+    first = rnn("r", 4, 4, activation="linear")
+    y = keras_cell(first, x, FUNCTIONS["linear"], None) @ layer.weights[0] + layer.weights[1]
+    assert_gives(write([first, Layer("GaussianNoise", "n", stddev=0.1), layer]), x, HARD[write](y))
+
+
+def test_hard_sigmoid_of_no_version_is_refused() -> None:
+    data = bytearray(h5([lstm("x", 2, 3, recurrent_activation="hard_sigmoid")]))
+    at = data.index(b"2.15.0")
+    data[at : at + 6] = b"??????"
+    with pytest.raises(gatestep.UnsupportedModelError, match="does not say which"):
+        gatestep.load(bytes(data))
+
+
 @pytest.mark.parametrize(
     ("layers", "match"),
     [
         ([Layer("Conv1D", "x", numbers(3, 2, 2))], "Conv1D 'x'"),
         ([Layer("Masking", "x")], "Masking 'x'"),
-        ([lstm("x", 2, 3, recurrent_activation="hard_sigmoid")], "LSTM 'x': recurrent_activation='hard_sigmoid'"),
-        ([lstm("x", 2, 3, activation="relu")], "activation='relu'"),
+        ([lstm("x", 2, 3, recurrent_activation="mish")], "LSTM 'x': recurrent_activation='mish'"),
+        ([lstm("x", 2, 3, activation="softmax")], "activation='softmax'"),
         ([lstm("x", 2, 3, go_backwards=True)], "go_backwards='True'"),
         ([lstm("x", 2, 3, return_state=True)], "return_state"),
-        ([dense("x", 2, 3, activation="hard_sigmoid")], "activation='hard_sigmoid'"),
+        ([dense("x", 2, 3, activation="mish")], "activation='mish'"),
         ([dense("x", 2, 3, activation={"class_name": "Own"})], "activation="),
         ([Layer("Embedding", "x", numbers(3, 2), mask_zero=True)], "mask_zero='True'"),
-        ([bidirectional(merge_mode="sum")], "merge_mode='sum'"),
-        ([bidirectional(layer=lstm("l", 4, 5, return_sequences=False).json, backward_layer=None)], "first step"),
+        ([bidirectional(merge_mode=None)], "merge_mode='None'"),
         ([bidirectional(backward_layer=gru("l", 4, 5, True).json)], "two different halves"),
         ([Layer("TimeDistributed", "x", layer=lstm("l", 4, 5).json)], "another layer than Dense"),
         ([lstm("x", 2, 3, return_sequences=False), lstm("y", 3, 3)], "follow one another"),
