@@ -36,7 +36,7 @@ class Clock:
     def __init__(self, body: Graph, states: int, values: Sequence[Any]) -> None:
         names = [port.name for port in body.inputs]
         self.made = {name: node for node in body.nodes for name in node.outputs if name}
-        self.body, self.states, self.inputs = body, states, dict(zip(names, values, strict=True))
+        self.body, self.inputs = body, dict(zip(names, values, strict=True))
         held = {names[0], names[1]}
         held |= {name for name, value in zip(names[2 + states :], values[2 + states :], strict=True) if is_known(value)}
         ticking = {
@@ -134,7 +134,7 @@ class Loop(Op):
     def lower(ctx: Lowering, node: Node, *inputs: Any) -> tuple[Any, ...]:
         trip, condition, *values = padded(node, inputs)
         body, count = node.attrs["body"], node.attrs["states"]
-        values, kept = Loop._steady(node, values)
+        kept = {k for k in range(count) if body.outputs[1 + k].name == body.inputs[2 + k].name}  # handed on as it is
         limit: Any = None
         if trip is not None:
             if trip.dtype.kind not in "iu" or math.prod(trip.shape) != 1:
@@ -154,13 +154,6 @@ class Loop(Op):
                 steps, exact = (limit, True) if not isinstance(condition, View) else (None, False)
         loop = _LoopCall(ctx, node, values, kept, steps if exact else limit, condition, exact)
         return loop.lower()
-
-    @staticmethod
-    def _steady(node: Node, values: list[Any]) -> tuple[list[Any], set[int]]:
-        """The states that every iteration hands on as they are."""
-        body, count = node.attrs["body"], node.attrs["states"]
-        kept = {k for k in range(count) if body.outputs[1 + k].name == body.inputs[2 + k].name}
-        return values, kept
 
     @staticmethod
     def _goes_on(body: Graph) -> bool:
