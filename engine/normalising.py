@@ -6,7 +6,7 @@ RMSNormalization, whichever way the division and the square are spelled. The sea
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -36,13 +36,27 @@ def normalised(graph: Graph, real: np.dtype[Any]) -> Graph:
         `graph` itself where there is no such thing.
     """
     ops = {node.op for node in graph.nodes}
-    if "ReduceMean" not in ops or not ops & {"Sqrt", "Pow"}:
+    if "ReduceMean" not in ops or not ops & {"Sqrt", "Pow"} or not any(map(deviation(graph), graph.nodes)):
         return graph
     try:
         ctx = walk(graph, real, port_shapes(graph, {}))
     except (GatestepError, NeedsValue):
         return graph
     return Search(graph, ctx).rewritten()
+
+
+def deviation(graph: Graph) -> Callable[[Node], bool]:
+    """Whether a node looks like the root of a mean and a number, at a glance."""
+    made = {name: node for node in graph.nodes for name in node.outputs}
+
+    def looks(node: Node) -> bool:
+        total = made.get(node.inputs[0]) if node.op in ("Sqrt", "Pow") else None
+        parts = [made[name].op for name in total.inputs if name in made] if total is not None else []
+        return total is not None and (
+            total.op == "Cast" or (total.op == "Add" and bool({*parts} & {"ReduceMean", "Cast"}))
+        )
+
+    return looks
 
 
 class Search:
