@@ -55,6 +55,7 @@ VERIFY_EPILOG = """\
 "allowed" is 16 times as far as the results move when every value of the graph is
 moved by one unit in the last place, and 512 units of the output's largest
 magnitude beside that. NaN and infinities must stand in the same places.
+Denormals count as zero.
 
 examples:
   gatestep verify denoiser.onnx

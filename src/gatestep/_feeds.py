@@ -55,7 +55,7 @@ def table_sizes(graph: Graph) -> dict[str, int]:
         while name not in ports and name in made and (OPS[made[name].op].moves or made[name].op == "Cast"):
             name = made[name].inputs[0]
         axis = node.attrs.get("axis")
-        if name in ports and axis in range(-table.ndim, table.ndim):
+        if name in ports and isinstance(axis, int) and -table.ndim <= axis < table.ndim:
             rows = table.shape[axis]
             sizes[name] = min(rows, sizes.get(name, rows))
     return {name: max(sizes.get(name, 2), 1) for name in ports}

@@ -11,10 +11,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from command_line import FRAMES, Run, good, refused
+from command_line import FRAMES, Run, good, refused, save
 from gatestep.engine import plan
 from gatestep.engine.ops import OPS
 from gatestep.kernels import pack
+from onnx import TensorProto, helper
 
 import gatestep
 from gatestep import nn
@@ -154,6 +155,21 @@ def test_chunks_that_differ_are_found(run: Run, models: Path, monkeypatch: pytes
     monkeypatch.setattr(plan.Plan, "program", other)
     lines = disagreeing(run("verify", models / "blocks.onnx"))
     assert any("run in one" in line and "same bits" in line for line in lines)
+
+
+def test_denormals_count_as_zero(run: Run, tmp_path: Path) -> None:
+    save(
+        tmp_path / "sign.onnx",
+        [
+            helper.make_node("Sign", ["x"], ["s"]),
+            helper.make_node("Abs", ["x"], ["a"]),
+            helper.make_node("Log", ["a"], ["y"]),
+        ],
+        {"x": (["N", 3], TensorProto.FLOAT)},
+        {"s": (["N", 3], TensorProto.FLOAT), "y": (["N", 3], TensorProto.FLOAT)},
+        {},
+    )
+    assert "denormals" in good(run("verify", "sign.onnx"))
 
 
 def test_infinities_and_nan_count() -> None:
