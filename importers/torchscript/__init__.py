@@ -9,7 +9,7 @@ computed, and what happens to tensors becomes the graph.
 `source`      the source text: found by name, bounded, parsed
 `interpreter` statements and expressions
 `loops`       loops that are not unrolled, in `scopes` of their own
-`operators`   PyTorch's operators on numbers (`plain`), lists and tensors, writing into tensors included
+`operators`   PyTorch's operators on numbers (`plain`), lists and tensors (`lowered`)
 `shapes`      what is assumed and learned of the shapes of inputs, from `demands`
 `ports`       inputs and outputs
 `translation` all of it, with what a module keeps from call to call, which is held to zeros by `sameness`
