@@ -37,8 +37,7 @@ cdef extern from "simd.h":
     void gs_ftz_restore(unsigned long long) noexcept nogil
 
 cdef enum:
-    MAX_PORTS = 32
-    MAX_DIMS = 8
+    MAX_DIMS = 65
     # Iterations of loops that may have no end; seconds at the least.
     MAX_AGAIN = 1 << 24
 
@@ -69,7 +68,8 @@ cdef class Machine:
 
     cdef Call *calls
     cdef Patch *patches
-    cdef Py_ssize_t count, patched
+    cdef char **ports
+    cdef Py_ssize_t count, patched, reach
     cdef object keep
 
     def __cinit__(self, list calls, object keep):
@@ -93,19 +93,24 @@ cdef class Machine:
             for j, value in enumerate(f):
                 call.args.f[<Py_ssize_t>j] = value
             for slot, port, value in pointers:
-                if not 0 <= slot < GS_P or port >= MAX_PORTS:
-                    raise ValueError(f"a kernel call with pointer slot {slot} from port {port}")
+                if not 0 <= slot < GS_P:
+                    raise ValueError(f"a kernel call with pointer slot {slot}")
                 if port < 0:
                     call.args.p[<Py_ssize_t>slot] = <void *><uintptr_t>value
                 else:
                     self.patches[k].slot = &call.args.p[<Py_ssize_t>slot]
                     self.patches[k].port = port
                     self.patches[k].offset = value
+                    self.reach = max(self.reach, port + 1)
                     k += 1
+        self.ports = <char **>calloc(max(self.reach, 1), sizeof(char *))
+        if self.ports == NULL:
+            raise MemoryError
 
     def __dealloc__(self):
         free(self.calls)
         free(self.patches)
+        free(self.ports)
 
     cdef Py_ssize_t execute(self, char **ports) noexcept nogil:
         """Make the calls, one after the other or where they jump to. Returns the number of the one that failed, or -1."""
@@ -137,16 +142,15 @@ cdef class Machine:
         int
             The number of the call that failed, or -1.
         """
-        cdef char *ports[MAX_PORTS]
         cdef Py_ssize_t i, failed
         cdef unsigned long long mode
-        if len(arrays) > MAX_PORTS:
-            raise ShapeError(f"{len(arrays)} inputs and outputs; at most {MAX_PORTS} are supported")
-        for i in range(len(arrays)):
-            ports[i] = <char *>cnp.PyArray_DATA(<cnp.ndarray>arrays[i])
+        if len(arrays) < self.reach:
+            raise ValueError(f"{len(arrays)} arrays for a program of {self.reach} ports")
+        for i in range(self.reach):
+            self.ports[i] = <char *>cnp.PyArray_DATA(<cnp.ndarray?>arrays[i])
         with nogil:
             mode = gs_ftz_on()
-            failed = self.execute(ports)
+            failed = self.execute(self.ports)
             gs_ftz_restore(mode)
         return failed
 
@@ -248,7 +252,12 @@ cdef class Stepper:
     cdef readonly tuple inputs, outputs
     cdef Py_ssize_t n_in, n_out
     cdef bint single, busy, release, fallible
-    cdef cnp.ndarray memory, shadow
+    cdef cnp.ndarray memory, shadow, table
+    # One each per port, in `table`, for whoever is inside: where its frame is; for a chunk, where the first is and how far
+    # apart they are.
+    cdef char **ports
+    cdef char **first
+    cdef Py_ssize_t *strides
 
     def __init__(
         self, Machine machine, tuple inputs, tuple outputs, cnp.ndarray memory, bint release, bint fallible,
@@ -259,12 +268,23 @@ cdef class Stepper:
         self.machine, self.inputs, self.outputs = machine, inputs, outputs
         self.chunks = None
         self.n_in, self.n_out = len(inputs), len(outputs)
-        if self.n_in + self.n_out > MAX_PORTS:
-            raise ShapeError(f"{self.n_in + self.n_out} inputs and outputs; at most {MAX_PORTS} are supported")
+        self.table = np.zeros((3, self.n_in + self.n_out), np.intp)
+        self.ports = <char **>cnp.PyArray_DATA(self.table)
+        self.first = self.ports + self.n_in + self.n_out
+        self.strides = <Py_ssize_t *>(self.first + self.n_in + self.n_out)
+        self.bounded(machine)
+        if beginning is not None:
+            self.bounded(beginning)
         self.single = self.n_in == 1 and self.n_out == 1
         self.release, self.fallible = release, fallible
         self.memory = memory
         self.shadow = np.empty_like(memory) if fallible else None
+
+    cdef int bounded(self, Machine machine) except -1:
+        """Refuse a machine that would read the pointer of a port that this stream does not have."""
+        if machine.reach > self.n_in + self.n_out:
+            raise ValueError(f"a program of {machine.reach} ports for a stream of {self.n_in + self.n_out}")
+        return 0
 
     def step(self, frame, out=None):
         """Advance by one frame.
@@ -290,7 +310,7 @@ cdef class Stepper:
         StateError
             Another thread is inside this stream.
         """
-        cdef char *ports[MAX_PORTS]
+        cdef char *ports[2]
         cdef Frame source, target
         cdef cnp.ndarray x, y
         cdef Py_ssize_t failed
@@ -353,7 +373,6 @@ cdef class Stepper:
             self.busy = False
 
     cdef object step_held(self, object frame, object out):
-        cdef char *ports[MAX_PORTS]
         cdef list arrays = [], results = []
         cdef Frame port
         cdef cnp.ndarray array
@@ -372,8 +391,8 @@ cdef class Stepper:
                 if overlap(array, <cnp.ndarray>value):
                     arrays[i] = port.staged(array)
         for i, value in enumerate(arrays + results):
-            ports[<Py_ssize_t>i] = <char *>cnp.PyArray_DATA(<cnp.ndarray>value)
-        failed = self.advance(ports)
+            self.ports[<Py_ssize_t>i] = <char *>cnp.PyArray_DATA(<cnp.ndarray>value)
+        failed = self.advance(self.ports)
         if failed >= 0:
             raise self.failure(failed, -1, self.begins())
         return self.given(frame, results)
@@ -405,21 +424,16 @@ cdef class Stepper:
         ShapeError, StateError
             As `step`. The state is what it was before the call.
         """
-        cdef char *ports[MAX_PORTS]
-        cdef Py_ssize_t strides[MAX_PORTS]
         cdef list arrays = [], results = []
         cdef Frame port
         cdef Py_ssize_t i, count = -1
         cdef object array
         for port, value in zip(self.inputs, gathered(self.inputs, frames, "frames")):
             array = port.chunk(value)
-            i = len(arrays)
-            strides[i] = 0
             if array.ndim == port.ndim + 1:
                 if count >= 0 and count != array.shape[0]:
                     raise ShapeError(f"frames {port.name!r} has {array.shape[0]} frames, another input {count}")
                 count = array.shape[0]
-                strides[i] = port.nbytes
             arrays.append(array)
         if count < 0:
             raise ShapeError("frames have no leading axis of time; use step for one frame")
@@ -431,24 +445,22 @@ cdef class Stepper:
                 or not value.flags.carray
             ):
                 raise bad_out(port, value)
-            strides[self.n_in + len(results)] = port.nbytes
             results.append(value)
         apart(results)
         for i in range(self.n_in):
             if any(overlap(<cnp.ndarray>arrays[i], <cnp.ndarray>value) for value in results):
                 arrays[i] = arrays[i].copy()
-        for i in range(self.n_in):
-            ports[i] = <char *>cnp.PyArray_DATA(<cnp.ndarray>arrays[i])
-        for i in range(self.n_out):
-            ports[self.n_in + i] = <char *>cnp.PyArray_DATA(<cnp.ndarray>results[i])
-        self.advance_by(ports, strides, count)
+        self.advance_by(arrays, results, count)
         return self.given(frames, results)
 
-    cdef int advance_by(self, char **ports, Py_ssize_t *strides, Py_ssize_t count) except -1:
+    cdef int advance_by(self, list arrays, list results, Py_ssize_t count) except -1:
         """Run `count` frames: chunks as long as there are whole ones, then one by one."""
         cdef Py_ssize_t sizes[4]
         cdef void *machines[4]
-        cdef char *first[MAX_PORTS]
+        cdef char **ports = self.ports
+        cdef char **first = self.first
+        cdef Py_ssize_t *strides = self.strides
+        cdef Frame port
         cdef Py_ssize_t kinds = 0, kind, done = 0, failed = -1, k, total = self.n_in + self.n_out
         cdef bint begins = False
         cdef unsigned long long mode
@@ -458,6 +470,8 @@ cdef class Stepper:
             self.busy = True  # Python code runs in there, and other threads with it
             try:
                 self.chunks = self.build_chunks()
+                for _, machine in self.chunks:
+                    self.bounded(machine)
             finally:
                 self.busy = False
         for size, machine in self.chunks:
@@ -467,8 +481,10 @@ cdef class Stepper:
         sizes[kinds], machines[kinds] = 1, <void *>self.machine
         if self.fallible:
             memcpy(cnp.PyArray_DATA(self.shadow), cnp.PyArray_DATA(self.memory), cnp.PyArray_NBYTES(self.memory))
-        memcpy(first, ports, total * sizeof(char *))
         self.busy = True
+        for k, (port, array) in enumerate(zip(self.inputs + self.outputs, arrays + results)):
+            first[k] = ports[k] = <char *>cnp.PyArray_DATA(<cnp.ndarray>array)
+            strides[k] = 0 if array.ndim == port.ndim and k < self.n_in else port.nbytes
         with nogil:
             mode = gs_ftz_on()
             while done < count and failed < 0 and self.begins():

@@ -22,7 +22,7 @@ from .errors import GatestepError, ModelFormatError, NeedsValue, ShapeError, Uns
 from .graph import Graph, Node, ancestors, needed
 from .ops import OPS
 from .ops.growth import growth, held
-from .values import MOST_ELEMENTS, Buffer, Merged, Tag, Value, ValueList, View, Weights, collapse
+from .values import MOST_AXES, MOST_ELEMENTS, Buffer, Merged, Tag, Value, ValueList, View, Weights, collapse
 
 __all__ = ["BATCH", "TIME", "Choice", "Instruction", "Lowering", "Mixing", "NeedsValue", "Run", "ancestors", "needed"]
 
@@ -147,7 +147,10 @@ class Lowering:
         for name in wanted:
             if name not in self.values:
                 raise ModelFormatError(f"{self.graph.source}: output {name!r} is made by no node")
-            if isinstance(self.values[name], ValueList) and any(port.name == name for port in self.graph.outputs):
+            value = self.values[name]
+            if not isinstance(value, ValueList) and value.ndim > MOST_AXES:
+                raise ShapeError(f"{self.graph.source}: {name!r} has more axes than an array can have ({MOST_AXES})")
+            if isinstance(value, ValueList) and any(port.name == name for port in self.graph.outputs):
                 raise UnsupportedModelError(
                     f"output {name!r} is a sequence",
                     source=self.graph.source,

@@ -217,21 +217,24 @@ def trace(graph: Graph, ctx: Lowering, outputs: Iterable[str]) -> Traced:
 BESIDE_THE_POINT = frozenset("in out input output new next prev previous old init initial n o i".split())
 
 
-def stem(name: str) -> str:
+def stem(name: str, numbered: bool = False) -> str:
     """What is left of a name without "in", "out", "new", numbers and the like: hn and h0 are both h."""
-    words = re.findall(r"[a-z]+", re.sub(r"(?<=[a-z])(?=[A-Z])", " ", name).lower())
+    words = re.findall(r"[a-z]+|[0-9]+" if numbered else r"[a-z]+", re.sub(r"(?<=[a-z])(?=[A-Z])", " ", name).lower())
     words = [re.sub(r"(?<=^[hc])[nt]$", "", word) for word in words]
     return " ".join(word for word in words if word not in BESIDE_THE_POINT)
 
 
 def pair_by_name(inputs: Mapping[str, tuple[int, ...]], outputs: Mapping[str, tuple[int, ...]]) -> dict[str, str]:
-    """Pairs of one shape and one stem, where there is exactly one such input and one such output."""
-    found = {}
-    for name, shape in inputs.items():
-        if not stem(name):
-            continue
-        there = [out for out, s in outputs.items() if s == shape and stem(out) == stem(name)]
-        here = [other for other, s in inputs.items() if s == shape and stem(other) == stem(name)]
-        if len(there) == len(here) == 1 and there[0] != name:
-            found[name] = there[0]
+    """Pairs of one shape and one stem, where there is exactly one such input and one such output.
+
+    Numbers count where they tell states apart: cache_1 is before cache_1_out, though h0 is before h1.
+    """
+    found: dict[str, str] = {}
+    for numbered in (True, False):
+        left = {name: (shape, stem(name, numbered)) for name, shape in inputs.items() if name not in found}
+        after = {name: (shape, stem(name, numbered)) for name, shape in outputs.items() if name not in found.values()}
+        for name, key in left.items():
+            there = [out for out, other in after.items() if other == key]
+            if stem(name) and len(there) == list(left.values()).count(key) == 1 and there[0] != name:
+                found[name] = there[0]
     return found

@@ -286,7 +286,8 @@ def found_states(graph: Graph, ctx: Lowering, given: Mapping[str, str], layout: 
     left_in = {p.name: ctx.values[p.name] for p in graph.inputs if p.name not in layout.states_in()}
     left_out = {p.name: ctx.values[p.name] for p in graph.outputs if p.name not in layout.states_out()}
     if len(left_in) > 1 and len(left_out) > 1:
-        layout.carried |= pair_by_name(untimed(ctx, left_in), untimed(ctx, left_out))
+        named = pair_by_name(untimed(ctx, left_in), untimed(ctx, left_out))
+        layout.carried |= named if left_in.keys() - named.keys() - layout.lengths else {}  # something is a frame
 
 
 def untimed(ctx: Lowering, values: Mapping[str, Value]) -> dict[str, tuple[int, ...]]:

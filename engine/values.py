@@ -10,6 +10,7 @@ from typing import Any, Literal
 import numpy as np
 
 __all__ = [
+    "MOST_AXES",
     "MOST_ELEMENTS",
     "Buffer",
     "Merged",
@@ -26,6 +27,8 @@ __all__ = [
 
 #: Elements of one value: a gigabyte in single precision, and far more than a recording has.
 MOST_ELEMENTS = 1 << 28
+#: Axes of an array of NumPy.
+MOST_AXES = 64
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ import numpy as np
 from .errors import UnsupportedModelError
 from .graph import Graph
 from .lowering import Lowering
-from .values import Buffer, Merged, Tag, View
+from .values import MOST_AXES, Buffer, Merged, Tag, View
 
 __all__ = ["axis_of", "axis_tag", "is_in", "port_shapes", "tagged", "tags_of", "unused", "walk"]
 
@@ -38,6 +38,10 @@ def port_shapes(
         if port.shape is None:
             raise UnsupportedModelError(
                 f"input {port.name!r} has no declared shape", source=graph.source, hint="Declare its axes in the file"
+            )
+        if len(port.shape) > MOST_AXES:
+            raise UnsupportedModelError(
+                f"input {port.name!r} has more axes than an array can have ({MOST_AXES})", source=graph.source
             )
         shape = []
         for axis, dim in enumerate(port.shape):
