@@ -21,8 +21,8 @@ import numpy as np
 from .affine import Affine, Known, lead
 from .errors import GatestepError
 from .fusing import Cell, rewritten
-from .gates import GATED, Activation, Gate, Gates
-from .graph import Graph, Node
+from .gates import Activation, Gate, Gates
+from .graph import ACTIVATING, Graph, Node
 from .lowering import TIME, Lowering, NeedsValue, ancestors
 from .ops import OPS
 from .states import stem
@@ -56,7 +56,7 @@ def recognised(graph: Graph, real: np.dtype[Any], states: Mapping[str, str] | No
     """
     graph = unscanned(graph, real, recognised)
     ops = {node.op for node in graph.nodes}
-    if not ops & GATED or not ops & {"MatMul", "Gemm"}:
+    if not ops & ACTIVATING or not ops & {"MatMul", "Gemm"}:
         return graph
     try:
         ctx = walk(graph, real, port_shapes(graph, {}))
@@ -91,7 +91,7 @@ class Search:
         products = self.multiplied(node) if node.op in ARITHMETIC else {}
         if node.op in ("Add", "Sub"):
             readings = itertools.chain(self.lstms(node, products), self.grus(node, products))
-        elif node.op in GATED:
+        elif node.op in ACTIVATING:
             readings = self.rnns(node)
         found = next((cell for cell in readings if self.fits(cell)), None)
         if found is not None:

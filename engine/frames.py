@@ -16,16 +16,15 @@ import numpy as np
 
 from .affine import Known
 from .errors import GatestepError
-from .graph import Graph, Node
+from .graph import CELLS, Graph, Node
 from .lowering import NeedsValue
 from .ops import OPS
 from .ops.plumbing import Slice
 from .values import View
 from .walk import port_shapes, walk
 
-__all__ = ["CELLS", "STATES", "Family", "Unrolled", "unrolled"]
+__all__ = ["STATES", "Family", "Unrolled", "unrolled"]
 
-CELLS = ("LSTM", "GRU", "RNN")
 #: Where a cell takes its states, and where it gives them.
 STATES = {5: 1, 6: 2}
 

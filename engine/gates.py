@@ -7,14 +7,13 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from .affine import Affine, Known
+from .graph import ACTIVATING
 from .ops.math import activation_of
 
-__all__ = ["GATED", "Activation", "Gate", "Gates"]
+__all__ = ["Activation", "Gate", "Gates"]
 
 #: Name, alpha and beta, as the recurrent operators have them.
 Activation = tuple[str, float, float]
-#: Operators that recurrent operators have for an activation. Clip is one where it is a HardSigmoid.
-GATED = frozenset("Sigmoid Tanh Relu HardSigmoid Elu LeakyRelu Softsign Softplus".split())
 
 
 @dataclass(frozen=True)
@@ -73,7 +72,7 @@ class Gates:
         node = self.known.made.get(name)
         if node is None:
             return None
-        if node.op in GATED:
+        if node.op in ACTIVATING:
             return activation_of(node), node.inputs[0]
         if node.op == "Clip" and self.limits(name) == (0.0, 1.0):
             return ("HardSigmoid", 1.0, 0.0), node.inputs[0]

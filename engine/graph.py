@@ -62,7 +62,15 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["Dim", "Graph", "Node", "Port", "ancestors", "needed"]
+__all__ = ["ACTIVATING", "CELLS", "HOLDING", "SLIDING", "Dim", "Graph", "Node", "Port", "ancestors", "needed"]
+
+CELLS = frozenset(("LSTM", "GRU", "RNN"))
+#: Operators that recurrent operators have for an activation. Clip is one where it is a HardSigmoid.
+ACTIVATING = frozenset("Sigmoid Tanh Relu HardSigmoid Elu LeakyRelu Softsign Softplus".split())
+#: Operators with bodies.
+HOLDING = frozenset(("If", "Loop", "Scan"))
+#: Operators over windows.
+SLIDING = frozenset("Conv ConvInteger QLinearConv MaxPool AveragePool ConvTranspose".split())
 
 #: A size, the name of a free dimension, or None where the file says nothing.
 Dim = int | str | None

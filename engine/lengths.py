@@ -10,13 +10,12 @@ import numpy as np
 
 from .causality import misfit
 from .errors import ShapeError, UnsupportedModelError
-from .graph import Dim, Graph, Node
+from .graph import CELLS, Dim, Graph, Node
 from .lowering import BATCH, TIME, NeedsValue, ancestors
 from .walk import axis_of, is_in, port_shapes, tags_of, walk
 
 __all__ = ["as_lengths", "with_lengths"]
 
-RECURRENT = ("LSTM", "GRU", "RNN")
 #: What runs over frames by itself, and knows no lengths.
 _LOOPS = ("Loop", "Scan", "If")
 
@@ -48,12 +47,12 @@ def with_lengths(graph: Graph, real: np.dtype[Any]) -> tuple[Graph, str]:
         label = None if node is None else node.label
         return UnsupportedModelError(why, source=graph.source, node=label, attribute="lengths", hint=hint)
 
-    cells = [node for node in graph.nodes if node.op in RECURRENT]
+    cells = [node for node in graph.nodes if node.op in CELLS]
     cut = "Cut the recordings to their lengths and call the model on each"
     if not cells:
         raise refuse(None, "it has no recurrent operator, to which alone lengths mean something", cut)
     for node in graph.nodes:
-        given = node.inputs[4] if node.op in RECURRENT and len(node.inputs) > 4 else ""
+        given = node.inputs[4] if node.op in CELLS and len(node.inputs) > 4 else ""
         if given:
             raise refuse(node, f"takes its lengths from {given!r}", "Give them there, as the file has it")
         if node.op in _LOOPS or node.attrs.get("recognised"):
@@ -68,7 +67,7 @@ def with_lengths(graph: Graph, real: np.dtype[Any]) -> tuple[Graph, str]:
     behind = {name for node in cells for name in node.outputs if name}
     for mixing in [*ctx.mixings, *ctx.lasts]:
         node = mixing.node
-        if node.op not in RECURRENT and is_in(ctx.root(mixing.tag), TIME) and behind & ancestors(graph, node.inputs):
+        if node.op not in CELLS and is_in(ctx.root(mixing.tag), TIME) and behind & ancestors(graph, node.inputs):
             why = f"{mixing.reason}: beyond the end of a row" if mixing.reason else "looks beyond the end of a row"
             raise refuse(node, why, cut)
     rows: Dim = None
@@ -82,7 +81,7 @@ def with_lengths(graph: Graph, real: np.dtype[Any]) -> tuple[Graph, str]:
     longer.inputs = list(graph.inputs)
     longer.input(name, (rows,), np.int32)
     for node in graph.nodes:
-        if node.op in RECURRENT:
+        if node.op in CELLS:
             head, tail = (*node.inputs, "", "")[:4], node.inputs[5:]
             node = replace(node, inputs=(*head, name, *tail))
         longer.nodes.append(node)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 import threading
 from collections import OrderedDict
@@ -13,25 +12,17 @@ import numpy as np
 
 from ._machine import MOST_ITERATIONS, Machine
 from .arrays import exact
-from .binding import bound
 from .bounds import fitting
-from .cells import recognised
 from .errors import ShapeError, UnsupportedModelError
 from .graph import Graph, Node, Port
 from .layout import Layout
-from .lengths import as_lengths, with_lengths
-from .loops import scanned
 from .lowering import Lowering, NeedsValue
 from .memories import MOST_STEPS
-from .normalising import normalised
 from .ops.plumbing import cast
 from .plan import Plan
+from .preparing import converted, prepared
 from .program import Packed, Program, finish
-from .rolling import rolled
 from .stream import Stream
-from .streaming import analyse
-from .summary import summary
-from .thawing import thawed
 from .values import Buffer, View
 
 __all__ = ["Model"]
@@ -82,17 +73,9 @@ class Model:
         self.bind = dict(bind or {})
         self.stored = layout is not None  # not found out by this very code, and so not believed
         if layout is None:
-            graph = scanned(bound(graph, bind, shapes), self.real)
-        converted: dict[str, np.ndarray] = {}  # bodies share constants
-        for part in graph.everything():
-            for name, array in part.constants.items():
-                if array.dtype.kind == "f" and array.dtype != self.real:
-                    if name not in converted:
-                        converted[name] = self._held(name, array)
-                    part.constants[name] = converted[name]
-        if layout is None:
-            graph = recognised(normalised(graph, self.real), self.real, states)
-            graph = thawed(rolled(graph, self.real), self.real)
+            graph = prepared(graph, self.real, states=states, bind=bind, shapes=shapes)
+        else:
+            converted(graph, self.real)
         self.graph = graph
         #: Element types at the ports: the file's; with dtype="float64", that for every floating port.
         self.dtypes = {
@@ -107,24 +90,16 @@ class Model:
         self._plans: dict[tuple[int, int], Plan] = {}
         self._lock = threading.Lock()
         self._with_lengths: Model | None = None
-        self.layout = analyse(graph, self.real, states) if layout is None else layout
-        if self.layout.blocker is None and layout is None:
+        if layout is None:
+            from .streaming import analyse  # not for a `.gatestep` file
+
+            layout = analyse(graph, self.real, states)
+        self.layout = layout
+        if layout.blocker is None and not self.stored:
             try:
                 self._plan(1 if self.layout.free_batch else self._fixed_batch(), self.delay)
             except (ShapeError, UnsupportedModelError) as error:  # it may still run as a whole
                 self.layout.blocker = error
-
-    def _held(self, name: str, array: np.ndarray) -> np.ndarray:
-        """A constant in the model's arithmetic."""
-        with np.errstate(over="ignore"):
-            held = array.astype(self.real)
-        if array.dtype.itemsize > held.dtype.itemsize and (np.isinf(held) & np.isfinite(array)).any():
-            raise UnsupportedModelError(
-                f"constant {name.lstrip(chr(0))!r} has values that float32 does not hold",
-                source=self.source,
-                hint='Load it with dtype="float64"',
-            )
-        return held
 
     # ------------------------------------------------------------------ streaming
     @property
@@ -312,11 +287,15 @@ class Model:
             The model asks for something that is not supported, for these shapes; or lengths mean nothing to it.
         """
         if lengths is not None:
+            from .lengths import as_lengths
+
             return self._lengthwise()._called(feeds, as_lengths(lengths))
         return self._called(feeds)
 
     def _lengthwise(self) -> Model:
         """The same model, whose last input is the lengths."""
+        from .lengths import with_lengths
+
         with self._lock:
             if self._with_lengths is None:
                 graph, _ = with_lengths(self.graph, self.real)
@@ -390,9 +369,12 @@ class Model:
 
     def _key(self, arrays: Mapping[str, np.ndarray]) -> Any:
         """What a program for whole calls depends on: shapes, and the values that it is built around."""
+        if not self._bound:
+            return tuple((name, array.shape) for name, array in arrays.items())
+        from hashlib import sha256
+
         return tuple(
-            (name, a.shape, hashlib.sha256(a.data).digest() if name in self._bound else None)
-            for name, a in arrays.items()
+            (name, a.shape, sha256(a.data).digest() if name in self._bound else None) for name, a in arrays.items()
         )
 
     def _compile(self, arrays: Mapping[str, np.ndarray]) -> _Call:
@@ -441,6 +423,8 @@ class Model:
 
     # ------------------------------------------------------------------ looks
     def __str__(self) -> str:
+        from .summary import summary
+
         return summary(self)
 
     def __repr__(self) -> str:

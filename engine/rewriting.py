@@ -22,11 +22,10 @@ from .ops.resizing import ConvTranspose
 from .ops.windows import Pad, windows
 from .values import View
 
-__all__ = ["HANDLERS", "SLIDING", "Rewriting"]
+__all__ = ["HANDLERS", "Rewriting"]
 
 #: Operators over windows, with the position of their weights.
 WINDOWS: dict[str, int | None] = {"Conv": 1, "ConvInteger": 1, "QLinearConv": 3, "MaxPool": None, "AveragePool": None}
-SLIDING = frozenset((*WINDOWS, "ConvTranspose"))
 #: Reductions, as `Running` knows them.
 POOLS = {"GlobalAveragePool": "ReduceMean", "GlobalMaxPool": "ReduceMax"}
 

@@ -22,7 +22,7 @@ from .lowering import Lowering, needed
 from .ops import OPS
 from .values import View
 
-__all__ = ["Slot", "Traced", "pair_by_name", "trace"]
+__all__ = ["Slot", "Traced", "pair_by_name", "repeats", "trace"]
 
 #: A state of a recurrent operator: outputs[0] of the node, and "h", "c", or of a Scan "s0", "s1", ...
 Slot = tuple[str, str]
@@ -39,6 +39,12 @@ def begins_at(node: Node) -> dict[str, int]:
 def ends_at(node: Node) -> dict[str, int]:
     """Which output shows each state at the end."""
     return begins_at(node) if node.op == "Scan" else {"h": 1, "c": 2}
+
+
+def repeats(numbers: np.ndarray) -> bool:
+    """Whether a number is there twice. (`np.unique` imports `numpy.ma` for it.)"""
+    ordered = np.sort(numbers, axis=None)
+    return bool((ordered[1:] == ordered[:-1]).any())
 
 
 @dataclass
@@ -113,7 +119,7 @@ class _Tracer:
         """The inputs whose elements are in this value are used for more than initial states."""
         ids = self.numbers.get(name)
         if ids is not None and (ids < 0).any():
-            self.escaped.update(self.owners[k] for k in np.unique(self.origin(ids[ids < 0])))
+            self.escaped.update(self.owners[k] for k in {*self.origin(ids[ids < 0]).tolist()})
 
     def moves(self, node: Node) -> None:
         """Follow numbers through a node that only moves elements; anything else is where they escape to."""
@@ -146,10 +152,10 @@ class _Tracer:
             source = self.numbers.get(node.inputs[k]) if k < len(node.inputs) else None
             if source is not None and source.shape == shape and (source < 0).all():
                 which = self.origin(source)
-                for w in np.unique(which):
+                for w in sorted({*which.reshape(-1).tolist()}):
                     mine = which == w
                     places = -1 - source[mine] - self.starts[w]
-                    if (self.sets[self.owners[w]][places] >= 0).any() or np.unique(places).size != places.size:
+                    if (self.sets[self.owners[w]][places] >= 0).any() or repeats(places):
                         self.escaped.add(self.owners[w])  # one element sets two states
                     self.sets[self.owners[w]][places] = ids[mine]
             at = ends[state]

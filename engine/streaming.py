@@ -8,7 +8,7 @@ are. A model whose file fixes one frame per call needs none of that: its call is
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import numpy as np
@@ -16,12 +16,11 @@ import numpy as np
 from .banded import banded
 from .causality import crosses, hindsight, misfit, restarts, squares, varies
 from .errors import GatestepError, ShapeError, UnsupportedModelError
-from .graph import Graph
+from .graph import SLIDING, Graph
 from .layout import Axes, Layout
 from .lowering import BATCH, TIME, Lowering, Mixing, NeedsValue, ancestors, needed
-from .memories import Memories, remembered
-from .rewriting import HANDLERS, SLIDING
-from .states import pair_by_name, trace
+from .memories import Memories
+from .states import pair_by_name, repeats, trace
 from .values import Value, View
 from .walk import axis_of, axis_tag, is_in, lengthened, port_shapes, tagged, tags_of, unused, walk
 
@@ -84,7 +83,8 @@ def analysed(graph: Graph, real: np.dtype[Any], states: Mapping[str, str]) -> La
     ctx, layout.timed, layout.free_batch, layout.batch_blocker = freed(graph, real, ctx, time, batch)
     layout.squeezed = ctx.squeezed
     layout.lengths = only_lengths(graph)
-    if layout.timed and any(m.node.op in HANDLERS and is_in(ctx.root(m.tag), TIME) for m in ctx.mixings):
+    mixing = {m.node.op for m in ctx.mixings if is_in(ctx.root(m.tag), TIME)} if layout.timed else set()
+    if mixing and remembers(mixing):
         shapes = {p.name: ctx.values[p.name].shape for p in graph.inputs}
 
         def walked(frames: int) -> Lowering:
@@ -99,6 +99,8 @@ def analysed(graph: Graph, real: np.dtype[Any], states: Mapping[str, str]) -> La
 
         shown = trace(graph, ctx, [p.name for p in graph.outputs]).outputs
         try:
+            from .remembering import remembered
+
             layout.memories = remembered(graph, walked, ctx, time, {*shown, *states.values()})
             graph = layout.memories.graph
             hop = layout.memories.hop
@@ -140,6 +142,13 @@ def analysed(graph: Graph, real: np.dtype[Any], states: Mapping[str, str]) -> La
             hint=f"Use stream(delay={layout.memories.delay}), or run(frames) or model(x) on whole recordings",
         )
     return layout
+
+
+def remembers(ops: Collection[str]) -> bool:
+    """Whether what one of these operators needs of other frames can be remembered."""
+    from .rewriting import HANDLERS  # many models have no windows
+
+    return not HANDLERS.keys().isdisjoint(ops)
 
 
 def surveyed(graph: Graph, real: np.dtype[Any], shapes: Mapping[str, tuple[int, ...]]) -> Lowering:
@@ -271,7 +280,7 @@ def found_states(graph: Graph, ctx: Lowering, given: Mapping[str, str], layout: 
         for name in traced.outputs
         if name not in shown | taken
         and not layout.owned & traced.covered(traced.outputs[name])
-        and np.unique(traced.outputs[name]).size == traced.outputs[name].size
+        and not repeats(traced.outputs[name])
     ]
     if outs - layout.states_out() - set(finals):
         layout.finals = tuple(finals)

@@ -21,8 +21,7 @@ import numpy as np
 
 from .causality import crosses, misfit
 from .errors import GatestepError, ShapeError
-from .frames import CELLS
-from .graph import Graph, Node, Port
+from .graph import CELLS, Graph, Node, Port
 from .lifting import ELEMENTWISE
 from .lowering import BATCH, TIME, Lowering, NeedsValue, needed
 from .ops.plumbing import FAR, Reshape

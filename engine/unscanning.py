@@ -15,9 +15,9 @@ import numpy as np
 
 from .affine import Known
 from .errors import GatestepError
-from .frames import CELLS, STATES
+from .frames import STATES
 from .fusing import in_order
-from .graph import Graph, Node, Port
+from .graph import CELLS, Graph, Node, Port
 from .lifting import Frames, lifted
 from .lowering import Lowering, NeedsValue
 from .values import Value, View

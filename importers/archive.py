@@ -14,11 +14,11 @@ import zlib
 from types import TracebackType
 
 from ..engine.errors import ModelFormatError, UnsupportedModelError
+from .kinds import ZIP_MAGIC
 from .source import Source, opened, source_bytes, source_name
 
-__all__ = ["ZIP_MAGIC", "Archive", "Source", "opened", "source_bytes", "source_name"]
+__all__ = ["Archive", "Source", "opened", "source_bytes", "source_name"]
 
-ZIP_MAGIC = b"PK\x03\x04"
 #: How many times its size in the file a compressed entry may grow. Trained weights hardly reach 2.
 MAX_RATIO = 64
 MAX_SMALL = 1 << 24

@@ -17,10 +17,10 @@ from ..engine import layers
 from ..engine.compositions import Concat, Residual, Sequential
 from ..engine.errors import ModelFormatError, UnsupportedModelError
 from ..engine.spec import GRU, LSTM, RNN, Spec
-from .archive import Source, opened, source_name
 from .keras_cells import dense, recurrent
+from .source import Source, opened, source_name
 
-__all__ = ["is_json", "read_json"]
+__all__ = ["read_json"]
 
 #: Parsed, a number takes up to ten times its size, a list or a name thirty times. Models that run sample by sample have
 #: a hundred thousand weights.
@@ -31,14 +31,8 @@ MAX_LAYERS = 1 << 10
 MAX_NDIM = 4
 #: A matrix of so many rows is made to add inputs to outputs.
 MAX_SKIPPED = 256
-_BOM = b"\xef\xbb\xbf"
 
 Weights = dict[str, np.ndarray]
-
-
-def is_json(head: bytes) -> bool:
-    """Whether a file that begins with `head` holds a JSON object."""
-    return head.removeprefix(_BOM).lstrip(b" \t\r\n").startswith(b"{")
 
 
 def read_json(source: Source, *, state_dict: str | None = None) -> tuple[Weights, Spec | None]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -121,7 +120,9 @@ def _check(expected: Mapping[str, Shape], weights: Mapping[str, np.ndarray], sou
     left = [key for key in weights if key.startswith(inside) and key not in expected and not key.endswith(_HARMLESS)]
     if missing:
         key = missing[0]
-        near = difflib.get_close_matches(key, (left or list(weights))[:_COMPARED], _LISTED // 2, 0.5)
+        from difflib import get_close_matches
+
+        near = get_close_matches(key, (left or list(weights))[:_COMPARED], _LISTED // 2, 0.5)
         raise ModelFormatError(
             f"{source}: no weight {key!r} of shape {expected[key]}"
             + (f" (and {len(missing) - 1} more missing)" if len(missing) > 1 else "")

@@ -29,13 +29,12 @@ from ..engine.ops import OPS
 from ..engine.ops.math import ACTIVATIONS
 from ..engine.ops.recurrent import GATES
 from ..engine.values import MOST_ELEMENTS
+from .kinds import CONTAINER_MAGIC as MAGIC
 from .source import Source, opened, source_name
 from .typed import conforms, dtype_name, dtype_named, pack_value, record, unpack_value
 
-__all__ = ["MAGIC", "VERSION", "Container", "Writer", "is_container"]
+__all__ = ["VERSION", "Container", "Writer"]
 
-#: A byte that no text has, and line ends of both kinds: damaged at once by a transfer "as text".
-MAGIC = b"\x89GST\r\n\x1a\n"
 VERSION = 1
 ALIGNMENT = 64
 #: Magic, version, CRC-32 of the header, length of the header, zero, CRC-32 of the 28 bytes before.
@@ -53,16 +52,6 @@ CONTROL: dict[str, dict[str, Any]] = {
 }
 GRAPH_KEYS = {"inputs", "outputs", "nodes", "constants", "defaults", "prefix", "notes", "fresh"}
 KEYS = ("writer", "source", "options", "graph", "prepared", "selftest", "graphs", "arrays")
-
-
-def is_container(source: Any) -> bool:
-    """Whether `source` is a path or the bytes of such a file."""
-    if isinstance(source, bytes):
-        return source.startswith(MAGIC)
-    if not isinstance(source, (str, os.PathLike)):
-        return False
-    with opened(source) as file:
-        return file.read(len(MAGIC)) == MAGIC
 
 
 def padding(size: int) -> int:

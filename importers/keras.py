@@ -23,12 +23,10 @@ from . import keras_specs
 from .archive import Archive, Source, source_bytes, source_name
 from .hdf5 import Hdf5, read_hdf5
 from .keras_cells import dense, recurrent
+from .kinds import HDF5_MAGIC, KERAS_WEIGHTS
 
-__all__ = ["HDF5_MAGIC", "KERAS_WEIGHTS", "read_keras"]
+__all__ = ["read_keras"]
 
-HDF5_MAGIC = b"\x89HDF\r\n\x1a\n"
-#: The entry of a zip archive that makes it one of Keras.
-KERAS_WEIGHTS = "model.weights.h5"
 MAX_CONFIG = 1 << 24
 MAX_LAYERS = 1 << 10
 

@@ -24,15 +24,7 @@ from .build import build
 from .pt2 import read_pt2
 from .weights import array_of, read_graph
 
-__all__ = ["is_live", "layer_spec", "plain_spec", "read_live"]
-
-
-def is_live(source: object) -> bool:
-    """Whether this is a module or program of PyTorch."""
-    torch = sys.modules.get("torch")
-    if torch is None:
-        return False
-    return isinstance(source, (torch.nn.Module, torch.jit.ScriptFunction, torch.export.ExportedProgram))
+__all__ = ["layer_spec", "plain_spec", "read_live"]
 
 
 def read_live(

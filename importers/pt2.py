@@ -19,10 +19,11 @@ from ..engine.graph import Dim, Graph
 from .archive import Archive, Source
 from .aten import Aliases, Aten, Ref, SymInt, Tensor
 from .aten.ports import declare_outputs, flat_names, result_tree
+from .kinds import LEGACY_PT2
 from .torch import read_tensors
 from .torch_tensors import StorageRef, TensorReader, TensorRef
 
-__all__ = ["is_pt2", "read_pt2"]
+__all__ = ["read_pt2"]
 
 #: The numbers that the program gives element types.
 _DTYPES = {
@@ -31,13 +32,7 @@ _DTYPES = {
 }
 #: The newest major version of the program's form.
 _MAJOR = 8
-_LEGACY = "serialized_exported_program.json"
 _SYMBOL = re.compile(r"(?:Symbol\('(\w+)'.*\)|(\w+))", re.DOTALL)
-
-
-def is_pt2(names: Any) -> bool:
-    """Whether an archive with entries of these names is such a file."""
-    return _LEGACY in names or any(re.fullmatch(r"(?:[^/]+/)?models/[^/]+\.json", name) for name in names)
 
 
 def read_pt2(source: Source, *, name: str | None = None) -> Graph:
@@ -66,7 +61,7 @@ def read_pt2(source: Source, *, name: str | None = None) -> Graph:
     """
     with Archive(source) as archive:
         archive.name = archive.name if name is None else name
-        program, tensors = (_legacy if _LEGACY in archive.entries else _current)(archive)
+        program, tensors = (_legacy if LEGACY_PT2 in archive.entries else _current)(archive)
         try:
             return _Program(archive.name, program, tensors).graph
         except GatestepError:
@@ -104,7 +99,7 @@ def _legacy(archive: Archive) -> tuple[dict[str, Any], _Tensors]:
             held[kind] = read_tensors(archive.read(known, compressed=True), f"{archive.name}: {known}")
         return held[kind][name]
 
-    return _json(archive, _LEGACY), tensor
+    return _json(archive, LEGACY_PT2), tensor
 
 
 def _current(archive: Archive) -> tuple[dict[str, Any], _Tensors]:

@@ -10,12 +10,11 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from ..engine.errors import ModelFormatError, UnsupportedModelError
-from .archive import Source, opened, source_name
+from .kinds import is_safetensors
+from .source import Source, opened, source_name
 
-__all__ = ["is_safetensors", "read_safetensors"]
+__all__ = ["read_safetensors"]
 
-#: The format's own limit on the header.
-MAX_HEADER = 100_000_000
 #: Lists, objects and names in it; each takes up to thirty times its size in memory. A tensor has ten.
 MAX_MARKS = 1 << 20
 #: NumPy's own limit before version 2.
@@ -35,11 +34,6 @@ _DTYPES = {
     "U8": "<u1",
     "BOOL": "<u1",
 }
-
-
-def is_safetensors(head: bytes) -> bool:
-    """Whether a file that begins with `head` (9 bytes or more) has a safetensors header: its length, then JSON."""
-    return len(head) >= 9 and 2 <= int.from_bytes(head[:8], "little") <= MAX_HEADER and head[8:9] == b"{"
 
 
 def read_safetensors(source: Source) -> dict[str, np.ndarray]:

@@ -18,13 +18,13 @@ import numpy as np
 
 from ..engine.errors import ModelFormatError, UnsupportedModelError
 from ..engine.spec import Spec
-from .archive import ZIP_MAGIC, Archive, Source, opened, source_bytes, source_name
+from .archive import Archive, Source, opened, source_bytes, source_name
+from .kinds import ZIP_MAGIC, is_torchscript
 from .torch_modules import is_module, module_spec, module_state
 from .torch_tensors import CALLS, DTYPES, StorageRef, TensorReader, TensorRef, byte_order, short, storage_ref
-from .torchscript import is_torchscript
 from .unpickle import Inert, unpickle, unpickle_at
 
-__all__ = ["is_legacy_tar", "read_checkpoint", "read_tensors", "read_torch"]
+__all__ = ["read_checkpoint", "read_tensors", "read_torch"]
 
 #: The newest archive version that PyTorch 2.13 reads.
 MAX_VERSION = 10
@@ -302,11 +302,6 @@ def _keys(mapping: dict[Any, Any]) -> str:
 
 
 # The format before 1.6
-
-
-def is_legacy_tar(head: bytes) -> bool:
-    """Whether a file that begins with `head` (262 bytes or more) is a tar archive, as PyTorch wrote before 0.1.10."""
-    return head[257:262] == b"ustar"
 
 
 def _read_legacy(

@@ -2,42 +2,32 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Mapping
-from tokenize import TokenError
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ..engine.errors import ModelFormatError, UnsupportedModelError
 from ..engine.graph import Graph
-from ..engine.spec import Spec
-from .archive import ZIP_MAGIC, Archive, Source, opened, source_name
-from .audio import is_json, read_json
-from .build import build
-from .infer import infer
-from .keras import HDF5_MAGIC, KERAS_WEIGHTS, read_keras
-from .pt2 import is_pt2, read_pt2
-from .safetensors import is_safetensors, read_safetensors
-from .torch import is_legacy_tar, read_checkpoint
-from .torchscript import is_torchscript, read_torchscript
-
-__all__ = ["array_of", "is_weights", "read_graph", "read_weights", "to_graph"]
-
-_HEAD = 512
-#: Other files that people call weights, by how they begin.
-_OTHERS = (
-    (b"GGUF", "a GGUF file"),
-    (b"\x93NUMPY", "a single NumPy array; weights have names: np.savez"),
-    (b"\x1f\x8b", "a gzip file"),
+from .kinds import (
+    HDF5_MAGIC,
+    KERAS_WEIGHTS,
+    ZIP_MAGIC,
+    foreign,
+    head_of,
+    is_json,
+    is_pt2,
+    is_safetensors,
+    is_torchscript,
 )
+from .source import Source, source_name
 
+if TYPE_CHECKING:
+    from ..engine.spec import Spec
 
-def is_weights(source: Source) -> bool:
-    """Whether `read_weights` reads such a file, or knows and refuses it: a zip archive, safetensors, a pickle, ..."""
-    head = _head(source)
-    known = head.startswith((ZIP_MAGIC, HDF5_MAGIC, b"\x80")) or is_safetensors(head) or is_json(head)
-    return known or _other(head) is not None
+__all__ = ["array_of", "read_graph", "read_weights", "to_graph"]
+
+# What reads one kind of file is imported where such a file is: all of them take longer than most files to load.
 
 
 def read_graph(
@@ -73,14 +63,20 @@ def read_graph(
     ValueError
         `spec`, `state_dict` or `strip_prefix` for a file that describes its model.
     """
-    if not isinstance(source, Mapping) and _head(source).startswith(ZIP_MAGIC):
+    if not isinstance(source, Mapping) and head_of(source).startswith(ZIP_MAGIC):
         names = _names(source)
         if is_pt2(names) or is_torchscript(names):
             if (spec, state_dict, strip_prefix) != (None, None, None):
                 raise ValueError(
                     "spec=, state_dict= and strip_prefix= are for weight files; a program describes itself"
                 )
-            return read_pt2(source) if is_pt2(names) else read_torchscript(source, bind=bind)
+            if is_pt2(names):
+                from .pt2 import read_pt2
+
+                return read_pt2(source)
+            from .torchscript import read_torchscript
+
+            return read_torchscript(source, bind=bind)
     weights, own, name = _read(source, state_dict, described=spec is not None)
     if strip_prefix is not None:
         weights = _under(strip_prefix, weights, name)
@@ -125,24 +121,31 @@ def _read(
     """Weights, what the file says they belong to, and what messages call it; see `read_checkpoint` for `described`."""
     if isinstance(source, Mapping):
         return {str(key): array_of(key, value) for key, value in source.items()}, None, "<weights>"
-    name, head = source_name(source), _head(source)
-    if head.startswith(HDF5_MAGIC):
+    name, head = source_name(source), head_of(source)
+    names = _names(source) if head.startswith(ZIP_MAGIC) else []
+    if head.startswith(HDF5_MAGIC) or KERAS_WEIGHTS in names:
+        from .keras import read_keras
+
         return *read_keras(source), name
-    if head.startswith(ZIP_MAGIC):
-        names = _names(source)
-        if names and all(entry.endswith(".npy") for entry in names):
-            return _read_npz(source), None, name
-        if KERAS_WEIGHTS in names:
-            return *read_keras(source), name
+    if names and all(entry.endswith(".npy") for entry in names):
+        from .npz import read_npz
+
+        return read_npz(source), None, name
     if head.startswith((ZIP_MAGIC, b"\x80")):
+        from .torch import read_checkpoint
+
         return *read_checkpoint(source, state_dict=state_dict, described=described), name
     if is_safetensors(head):
+        from .safetensors import read_safetensors
+
         return read_safetensors(source), None, name
     if is_json(head):
+        from .audio import read_json
+
         return *read_json(source, state_dict=state_dict), name
     if not head:
         raise ModelFormatError(f"{name}: the file is empty")
-    other = _other(head)
+    other = foreign(head)
     if other is not None:
         raise UnsupportedModelError(f"{other}, which is not read", source=name)
     raise ModelFormatError(
@@ -175,7 +178,13 @@ def to_graph(weights: Mapping[str, np.ndarray], spec: Spec | None, source: str) 
     """
     if not weights:
         raise ModelFormatError(f"{source}: no weights in it")
-    return build(spec if spec is not None else infer(weights, source=source), weights, source=source)
+    from .build import build
+
+    if spec is None:
+        from .infer import infer
+
+        spec = infer(weights, source=source)
+    return build(spec, weights, source=source)
 
 
 def _under(prefix: str, weights: Mapping[str, np.ndarray], source: str) -> dict[str, np.ndarray]:
@@ -185,17 +194,6 @@ def _under(prefix: str, weights: Mapping[str, np.ndarray], source: str) -> dict[
         listed = ", ".join(repr(key[:80]) for key in list(weights)[:8])
         raise ModelFormatError(f"{source}: strip_prefix={prefix!r}: no weight is called so; there are {listed}")
     return found
-
-
-def _head(source: Source) -> bytes:
-    with opened(source) as file:
-        return file.read(_HEAD)
-
-
-def _other(head: bytes) -> str | None:
-    if is_legacy_tar(head):
-        return "a tar archive, as PyTorch wrote before 0.1.10"
-    return next((what for magic, what in _OTHERS if head.startswith(magic)), None)
 
 
 def array_of(key: object, value: Any) -> np.ndarray:
@@ -210,37 +208,9 @@ def array_of(key: object, value: Any) -> np.ndarray:
     return array
 
 
-# NumPy's own archives
-
-
 def _names(source: Source) -> list[str]:
+    """The entries of a zip archive."""
+    from .archive import Archive
+
     with Archive(source) as archive:
         return list(archive.entries)
-
-
-def _read_npz(source: Source) -> dict[str, np.ndarray]:
-    """The arrays of an `.npz` file; object arrays, which are pickles, are refused."""
-    with Archive(source) as archive:
-        return {
-            name[: -len(".npy")]: _read_npy(archive.read(name, compressed=True), f"{archive.name}: {name!r}")
-            for name in archive.entries
-        }
-
-
-def _read_npy(data: bytes, what: str) -> np.ndarray:
-    stream = io.BytesIO(data)
-    try:
-        version = np.lib.format.read_magic(stream)
-        read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-        shape, fortran, dtype = read(stream)
-        if dtype.hasobject or dtype.kind not in "fiub":
-            raise UnsupportedModelError(f"{what} holds {dtype}, not numbers")
-        if any(size < 0 for size in shape):
-            raise ValueError(f"the shape {shape}")
-        array = np.frombuffer(data, dtype, offset=stream.tell())
-        array = array.reshape(shape[::-1]).T if fortran else array.reshape(shape)
-    except UnsupportedModelError:
-        raise
-    except (ValueError, TypeError, SyntaxError, TokenError, KeyError, OverflowError, MemoryError) as error:
-        raise ModelFormatError(f"{what} is no NumPy array ({error})") from error
-    return array.astype(dtype.newbyteorder("="), order="C", copy=False)

@@ -17,10 +17,12 @@ where for the GRU n is W_n x + b_n and h is R_n h + its bias, apart because r mu
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+
+if TYPE_CHECKING:
+    from numpy.typing import ArrayLike
 
 __all__ = ["BLOCK", "aligned_empty", "pack_gru", "pack_linear", "pack_lstm", "pack_peepholes", "pack_rnn", "scratch"]
 
@@ -29,7 +31,7 @@ BLOCK = 16
 _GROUP = 4
 _ALIGNMENT = 64
 
-Array = NDArray[Any]
+Array = np.ndarray[Any, np.dtype[Any]]
 
 
 def aligned_empty(count: int, dtype: Any) -> Array:

@@ -12,13 +12,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+
+if TYPE_CHECKING:
+    from numpy.typing import ArrayLike
 
 __all__ = ["ACTIVATIONS", "Activation", "activation", "gru", "lstm", "rnn"]
 
-Array = NDArray[np.float64]
+Array = np.ndarray[Any, np.dtype[np.float64]]
 #: Name, alpha, beta; None stands for the default of the operator.
 Activation = tuple[str, "float | None", "float | None"]
 

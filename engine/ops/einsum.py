@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import string
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -19,6 +18,8 @@ from .registry import Array, Op, register
 if TYPE_CHECKING:
     from ..lowering import Lowering
 
+_LETTERS = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
+
 
 def terms(equation: str, ranks: Sequence[int]) -> tuple[list[str], str]:
     """The labels of the operands and of the result, one letter per axis; an ellipsis gets letters of its own."""
@@ -26,7 +27,7 @@ def terms(equation: str, ranks: Sequence[int]) -> tuple[list[str], str]:
     operands = left.split(",")
     if len(operands) != len(ranks):
         raise ValueError(f"equation={equation!r} is not one of {len(ranks)} operands")
-    spare = [c for c in string.ascii_letters if c not in equation]
+    spare = [c for c in _LETTERS if c not in equation]
     hidden = [
         rank - len(term.replace("...", "")) if "..." in term else 0 for term, rank in zip(operands, ranks, strict=True)
     ]

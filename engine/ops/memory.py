@@ -32,6 +32,8 @@ class Memory(Op):
     first step, every frame is `fill`.
     """
 
+    folds = False  # what it gives is not of its input alone
+
     @staticmethod
     def lower(ctx: Lowering, node: Node, *inputs: Value | None) -> tuple[Value, ...]:
         (x,) = inputs
@@ -55,6 +57,8 @@ class Memory(Op):
 class Begin(Op):
     """x, where frames with numbers below `first` are `fill`; at `rate` frames per step from number `lead` on."""
 
+    folds = False  # what it gives is not of its input alone
+
     @staticmethod
     def lower(ctx: Lowering, node: Node, *inputs: Value | None) -> tuple[Value, ...]:
         (x,) = inputs
@@ -76,6 +80,8 @@ class Running(Op):
 
     `keepdims`, `exclusive` as the operators have them; `wait` as in `holding`.
     """
+
+    folds = False  # what it gives is not of its input alone
 
     @staticmethod
     def lower(ctx: Lowering, node: Node, *inputs: Value | None) -> tuple[Value, ...]:

@@ -23,10 +23,10 @@ from typing import Any
 
 from ...engine.graph import Graph
 from ..archive import Archive, Source
-from .objects import ScriptArchive, is_torchscript
+from .objects import ScriptArchive
 from .translation import translated
 
-__all__ = ["is_torchscript", "read_torchscript"]
+__all__ = ["read_torchscript"]
 
 
 def read_torchscript(source: Source, *, bind: Mapping[str, Any] | None = None) -> Graph:

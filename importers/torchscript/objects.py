@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
 from typing import Any
 
 import numpy as np
@@ -13,16 +12,10 @@ from ..torch_tensors import CALLS, TensorReader, TensorRef, byte_order, storage_
 from ..unpickle import Calls, Inert, unpickle
 from .source import Code
 
-__all__ = ["ScriptArchive", "is_torchscript"]
+__all__ = ["ScriptArchive"]
 
 #: The versions of the form with `code/`, written since PyTorch 1.4; 10 is what 2.13 writes at most.
 VERSIONS = range(2, 11)
-
-
-def is_torchscript(names: Collection[str]) -> bool:
-    """Whether entries with these names make an archive of TorchScript, of any age."""
-    parts = {tuple(name.split("/")[1:2]) for name in names}
-    return not parts.isdisjoint({("constants.pkl",), ("bytecode.pkl",), ("model.json",)}) or ("code",) in parts
 
 
 def _first(arguments: tuple[Any, ...]) -> object:

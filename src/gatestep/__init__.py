@@ -25,9 +25,6 @@ from gatestep.engine.errors import (
     StateError,
     UnsupportedModelError,
 )
-from gatestep.engine.graph import Graph, Port
-from gatestep.engine.model import Model
-from gatestep.engine.stream import Snapshot, Stream
 
 if TYPE_CHECKING:
     import onnx
@@ -35,6 +32,9 @@ if TYPE_CHECKING:
 
     from gatestep import nn
     from gatestep._verify import Report
+    from gatestep.engine.graph import Graph, Port
+    from gatestep.engine.model import Model
+    from gatestep.engine.stream import Snapshot, Stream
 
 __all__ = [
     "GatestepError",
@@ -136,7 +136,8 @@ def load(
     """
     import numpy as np
 
-    from gatestep.importers.container import is_container
+    from gatestep.engine.model import Model
+    from gatestep.importers.kinds import is_container
 
     real = np.dtype("float32" if dtype is None else dtype)
     if real not in (np.float32, np.float64):
@@ -172,11 +173,11 @@ def _graph(
     **others: Any,
 ) -> Graph:
     """The graph of a source, by what it holds, from the options of `load`."""
-    from gatestep.importers import modules, weights
+    from gatestep.importers.kinds import is_live, is_weights
 
     options = {name: others.get(name) for name in ("spec", "state_dict", "strip_prefix")}
     given = [f"{name}=" for name, value in options.items() if value is not None]
-    live = modules.is_live(source)
+    live = is_live(source)
     if live and given:
         raise ValueError(f"{', '.join(given)} are for weight files; a module describes itself")
     if example is not None and not live:
@@ -184,15 +185,19 @@ def _graph(
     if (
         live
         or isinstance(source, Mapping)
-        or (isinstance(source, (str, os.PathLike, bytes)) and (options["spec"] or weights.is_weights(source)))
+        or (isinstance(source, (str, os.PathLike, bytes)) and (options["spec"] or is_weights(source)))
     ):
         if inputs is not None or outputs is not None:
             raise ValueError("inputs= and outputs= name values of an ONNX graph; this is none")
         if fix:
             raise ValueError(f"fix={fix!r} mends ONNX files; this is none")
         if live:
-            return modules.read_live(source, example=example, bind=bind)
-        return weights.read_graph(source, **options, bind=bind)
+            from gatestep.importers.modules import read_live
+
+            return read_live(source, example=example, bind=bind)
+        from gatestep.importers.weights import read_graph
+
+        return read_graph(source, **options, bind=bind)
     if given:
         raise ValueError(f"{', '.join(given)} are for weight files; an ONNX model describes itself")
     from gatestep.importers.onnx import read_onnx
@@ -308,10 +313,26 @@ def accelerate(module: torch.nn.Module) -> torch.nn.Module:
     return accelerated(module)
 
 
-def __getattr__(name: str) -> Any:
-    """`gatestep.nn`, when first used."""
-    if name == "nn":
-        import importlib
+#: Where names of the package are that are imported when they are first used: a process may need none of them.
+_LATER = {
+    "Model": "engine.model",
+    "Port": "engine.graph",
+    "Snapshot": "engine.stream",
+    "Stream": "engine.stream",
+    "nn": "nn",
+}
 
-        return importlib.import_module("gatestep.nn")
-    raise AttributeError(f"module 'gatestep' has no attribute {name!r}")
+
+def __getattr__(name: str) -> Any:
+    """A name of `_LATER`."""
+    if name not in _LATER:
+        raise AttributeError(f"module 'gatestep' has no attribute {name!r}")
+    from importlib import import_module
+
+    module = import_module(f"gatestep.{_LATER[name]}")
+    globals()[name] = found = module if name == _LATER[name] else getattr(module, name)
+    return found
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_LATER})

@@ -18,7 +18,8 @@ import numpy as np
 import gatestep
 from gatestep import GatestepError, UnsupportedModelError
 from gatestep._cli_args import Usage, parser
-from gatestep.importers.container import Container, is_container
+from gatestep.importers.container import Container
+from gatestep.importers.kinds import is_container
 
 if TYPE_CHECKING:
     from gatestep import Model, Stream

@@ -15,7 +15,8 @@ from gatestep._files import replacing
 from gatestep.engine.errors import GatestepError, ModelFormatError, UnsupportedModelError
 from gatestep.engine.graph import Graph
 from gatestep.engine.model import Model
-from gatestep.importers.container import Container, Writer, is_container
+from gatestep.importers.container import Container, Writer
+from gatestep.importers.kinds import is_container
 
 __all__ = ["convert", "imported", "load_file"]
 

@@ -14,8 +14,7 @@ import numpy as np
 
 from gatestep.engine.errors import ModelFormatError
 from gatestep.importers.archive import Archive
-from gatestep.importers.container import is_container
-from gatestep.importers.weights import is_weights
+from gatestep.importers.kinds import is_container, is_weights
 
 __all__ = ["Peer", "peers"]
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from gatestep.engine.errors import GatestepError, ModelFormatError, UnsupportedModelError
 from gatestep.importers.audio import read_json
-from gatestep.importers.weights import is_weights
+from gatestep.importers.kinds import is_weights
 from gatestep.kernels import reference
 
 import gatestep

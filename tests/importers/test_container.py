@@ -20,7 +20,8 @@ from gatestep.engine.errors import ModelFormatError, UnsupportedModelError
 from gatestep.engine.graph import Graph
 from gatestep.engine.layout import Axes
 from gatestep.importers import typed
-from gatestep.importers.container import MAGIC, PREFIX, Container, Writer
+from gatestep.importers.container import PREFIX, Container, Writer
+from gatestep.importers.kinds import CONTAINER_MAGIC as MAGIC
 
 import gatestep as gs
 from gatestep import nn

@@ -18,7 +18,8 @@ import numpy as np
 import pytest
 from gatestep.engine.errors import GatestepError, ModelFormatError, UnsupportedModelError
 from gatestep.engine.graph import Graph
-from gatestep.importers.container import MAGIC, MOST_HEADER, PREFIX, Container
+from gatestep.importers.container import MOST_HEADER, PREFIX, Container
+from gatestep.importers.kinds import CONTAINER_MAGIC as MAGIC
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 

@@ -11,7 +11,8 @@ import zipfile
 import numpy as np
 import pytest
 from gatestep.importers import hdf5
-from gatestep.importers.weights import is_weights, read_weights
+from gatestep.importers.kinds import is_weights
+from gatestep.importers.weights import read_weights
 from gatestep.kernels import reference
 
 import gatestep

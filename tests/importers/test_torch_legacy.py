@@ -12,9 +12,10 @@ import tarfile
 import numpy as np
 import pytest
 from gatestep.engine.errors import GatestepError, ModelFormatError, UnsupportedModelError
+from gatestep.importers.kinds import is_weights
 from gatestep.importers.torch import read_torch
 from gatestep.importers.unpickle import unpickle_at
-from gatestep.importers.weights import is_weights, read_weights
+from gatestep.importers.weights import read_weights
 
 torch = pytest.importorskip("torch")
 

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from gatestep.engine.errors import GatestepError, ModelFormatError, UnsupportedModelError
 from gatestep.importers.infer import infer
-from gatestep.importers.weights import is_weights, read_weights, to_graph
+from gatestep.importers.kinds import is_weights
+from gatestep.importers.weights import read_weights, to_graph
 
 from gatestep import nn
 
