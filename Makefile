@@ -43,7 +43,7 @@ export CHECK
 help:
 	@echo "make demo     denoise a recording frame by frame, and say how fast (sets everything up itself)"
 	@echo "make test     the tests (sets everything up itself)"
-	@echo "make bench    measure, and refresh the figures in README.md"
+	@echo "make bench    measure, and refresh the figures and the picture in README.md"
 	@echo "make importers  hold PyTorch files to PyTorch, and write docs/importers.md (takes torch)"
 	@echo "make lint     ruff"
 	@echo "make types    mypy --strict, on the package as it installs"
@@ -67,7 +67,7 @@ test: $(INSTALLED)
 	@$(BIN)/pytest $(ARGS)
 
 bench: $(INSTALLED)
-	@$(BIN)/python -m gatestep.benchmarks --readme README.md
+	@$(BIN)/gatestep bench --readme README.md --plot docs/latency.svg $(ARGS)
 
 importers: $(INSTALLED)
 	@$(PIP) install --quiet torch onnxscript safetensors

@@ -1,1 +1,1 @@
-"""The suite that a user runs, peers included: ``python -m gatestep.benchmarks``."""
+"""The suite that a user runs, peers included: ``gatestep bench``, or ``python -m gatestep.benchmarks``."""

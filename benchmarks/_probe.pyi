@@ -8,6 +8,12 @@ class Reader:
     def seconds(self, count: int) -> float:
         """Time for reading everything `count` times."""
 
+class Multiplier:
+    PER_CALL: int
+    def __init__(self, width: int) -> None: ...
+    def seconds(self, count: int) -> float:
+        """Time for `count` times `PER_CALL` products."""
+
 class KernelCall:
     def __init__(
         self, address: int, addresses: dict[int, int], n: Sequence[int], f: Sequence[float], keep: object

@@ -1,5 +1,5 @@
 # cython: language_level=3, boundscheck=False, wraparound=False
-"""Timed loops that no interpreter takes part in: reading memory once, and calling one kernel."""
+"""Timed loops that no interpreter takes part in: reading memory once, multiplying and adding, and calling one kernel."""
 
 from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
 from libc.stdint cimport uintptr_t
@@ -52,11 +52,40 @@ cdef extern from *:
     #define gs_read_32 gs_read_16
     #define gs_read_64 gs_read_16
     #endif
+
+    /* Twelve sums: more than any core has multiply-adds on their way. The empty asm keeps each sum a register that has
+       to be computed. */
+    #define GS_FMA(NAME, BYTES, TARGET, REG, OP)                                                    \
+        typedef float NAME##_v __attribute__((vector_size(BYTES)));                                 \
+        TARGET static void NAME(ptrdiff_t times) {                                                  \
+            NAME##_v x = {0}, y = {0}, a[12] = {{0}};                                               \
+            for (ptrdiff_t i = 0; i < times; i++) {                                                 \
+                for (int k = 0; k < 12; k++) { a[k] = OP(x, y, a[k]); __asm__ volatile("" : "+" REG(a[k])); } \
+            }                                                                                       \
+        }
+    #define gs_plain_fma(x, y, a) ((a) + (x) * (y))
+    #if defined(__x86_64__)
+    #include <immintrin.h>
+    GS_FMA(gs_fma_16, 16, , "x", gs_plain_fma)
+    GS_FMA(gs_fma_32, 32, __attribute__((target("avx2,fma"))), "x", _mm256_fmadd_ps)
+    GS_FMA(gs_fma_64, 64, __attribute__((target("avx512f"))), "v", _mm512_fmadd_ps)
+    #elif defined(__aarch64__)
+    GS_FMA(gs_fma_16, 16, , "w", gs_plain_fma)
+    #define gs_fma_32 gs_fma_16
+    #define gs_fma_64 gs_fma_16
+    #else
+    static void gs_fma_16(ptrdiff_t times) { volatile float a = 0; for (ptrdiff_t i = 0; i < 48 * times; i++) a += a * a; }
+    #define gs_fma_32 gs_fma_16
+    #define gs_fma_64 gs_fma_16
+    #endif
     """
     double gs_now() noexcept nogil
     void gs_read_16(const char *, Py_ssize_t) noexcept nogil
     void gs_read_32(const char *, Py_ssize_t) noexcept nogil
     void gs_read_64(const char *, Py_ssize_t) noexcept nogil
+    void gs_fma_16(Py_ssize_t) noexcept nogil
+    void gs_fma_32(Py_ssize_t) noexcept nogil
+    void gs_fma_64(Py_ssize_t) noexcept nogil
 
 
 cdef class Reader:
@@ -98,6 +127,41 @@ cdef class Reader:
                     gs_read_32(at, nbytes)
                 else:
                     gs_read_16(at, nbytes)
+            begin = gs_now() - begin
+        return begin
+
+
+cdef class Multiplier:
+    """Multiplies and adds in registers, as fast as the processor can: `PER_CALL` products of float32 at a time.
+
+    Parameters
+    ----------
+    width : {16, 32, 64}
+        Bytes per vector. The machine must have the instructions.
+    """
+
+    PER_CALL = 12 * 1024 * 16
+
+    cdef int width
+
+    def __cinit__(self, int width):
+        if width not in (16, 32, 64):
+            raise ValueError(f"width={width} is not 16, 32 or 64")
+        self.width = width
+
+    def seconds(self, Py_ssize_t count):
+        """Time for `count` times `PER_CALL` products."""
+        cdef double begin
+        cdef Py_ssize_t i
+        with nogil:
+            begin = gs_now()
+            for i in range(count):
+                if self.width == 64:
+                    gs_fma_64(1024)
+                elif self.width == 32:
+                    gs_fma_32(2048)
+                else:
+                    gs_fma_16(4096)
             begin = gs_now() - begin
         return begin
 

@@ -23,7 +23,7 @@ from itertools import repeat
 import numpy as np
 import gatestep
 from gatestep.benchmarks._malloc import counted
-from gatestep.benchmarks.cells import Layer
+from gatestep.benchmarks.cells import Net
 
 COUNT = int(sys.argv[1])
 
@@ -42,8 +42,8 @@ def loop(repeat, counted, {', '.join(names)}):
 
 empty = requests("pass", x=None)
 result = {"bytearray(100)": requests("make(100)", make=bytearray)}
-for cell in ("lstm", "gru"):
-    stream = gatestep.load(Layer(cell, 40, 64).file).stream()
+for cell in ("lstm", "gru", "rnn"):
+    stream = gatestep.load(Net(cell, 40, 64).file()).stream()
     x, out = np.ones(40, np.float32), np.empty(64, np.float32)
     result[f"{cell} step(x, out)"] = requests("step(x, out)", step=stream.step, x=x, out=out)
     result[f"{cell} step(x)"] = requests("step(x)", step=stream.step, x=x)

@@ -1,7 +1,8 @@
-"""Which cells, in which sizes, called how? The grid, and the models for it: random weights, in a file."""
+"""Which nets, in which sizes, called how? The grid, and the models for it: random weights, in a file."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -9,103 +10,225 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["BATCH", "CELLS", "MODES", "SEQUENCE", "SIZES", "Case", "Layer"]
+from ..kernels import reference
 
-CELLS = ("lstm", "gru")
+__all__ = ["BATCH", "CELLS", "GATES", "LOCKSTEP", "MODES", "NETS", "SEQUENCE", "SIZES", "STATES", "Case", "Net"]
+
+Array = NDArray[np.float32]
+#: `weight_ih`, `weight_hh`, `bias_ih`, `bias_hh`.
+Weights = tuple[Array, Array, Array, Array]
+
+CELLS = ("lstm", "gru", "rnn")
+GATES = {"lstm": 4, "gru": 3, "rnn": 1}
+STATES = {"lstm": ("h", "c"), "gru": ("h",), "rnn": ("h",)}
+#: ONNX's order of gates, by PyTorch's: i o f c of i f g o, and z r h of r z n.
+_ONNX = {"lstm": (0, 3, 1, 2), "gru": (1, 0, 2), "rnn": (0,)}
 #: Input and hidden size.
-SIZES = ((1, 16), (8, 32), (40, 64), (64, 128), (128, 256), (256, 512))
-MODES = ("step", "sequence", "batch")
+SIZES = ((1, 16), (8, 32), (40, 64), (64, 128), (128, 256), (256, 512), (512, 1024))
+MODES = ("step", "sequence", "batch", "lockstep")
 #: Frames and rows of a call in the modes of that name.
 SEQUENCE = (200, 1)
 BATCH = (100, 32)
-
-Array = NDArray[np.float32]
+LOCKSTEP = (1, 64)
 
 
 @dataclass(frozen=True)
-class Layer:
-    """One recurrent layer with random weights, in PyTorch's order of gates: LSTM i f g o, GRU r z n.
+class Net:
+    """Recurrent layers with random weights, and a dense layer with a sigmoid behind them if `outputs` is not 0.
 
     Attributes
     ----------
-    cell : {"lstm", "gru"}
-    inputs, hidden : int
+    cell : {"lstm", "gru", "rnn"}
+    inputs, hidden, layers, outputs : int
+    bidirectional : bool
     """
 
     cell: str
     inputs: int
     hidden: int
+    layers: int = 1
+    outputs: int = 0
+    bidirectional: bool = False
+
+    def __str__(self) -> str:
+        many = f"{self.layers}×" if self.layers > 1 else ""
+        dense = f"→{self.outputs}" if self.outputs else ""
+        return f"{many}{'Bi' if self.bidirectional else ''}{self.cell.upper()} {self.size}{dense}"
+
+    @property
+    def size(self) -> str:
+        """Input and hidden size."""
+        return f"{self.inputs}→{self.hidden}"
+
+    @property
+    def directions(self) -> int:
+        """1, or 2."""
+        return 1 + self.bidirectional
+
+    @property
+    def width(self) -> int:
+        """Values in a frame of the result."""
+        return self.outputs or self.directions * self.hidden
 
     @property
     def states(self) -> tuple[str, ...]:
-        """Names of the states."""
-        return ("h", "c") if self.cell == "lstm" else ("h",)
+        """Names of the states, ``(1, B, H)`` each: none where a call is a whole recording."""
+        kinds = () if self.bidirectional else STATES[self.cell]
+        return tuple(f"{kind}{layer}" for layer in range(self.layers) for kind in kinds)
+
+    @property
+    def products(self) -> tuple[int, int]:
+        """Multiplications of a frame with what does not wait for the frame before, and with what does."""
+        gates, wide = GATES[self.cell] * self.directions * self.hidden, self.directions * self.hidden
+        ahead = gates * (self.inputs + (self.layers - 1) * wide) + wide * self.outputs
+        return ahead, gates * self.hidden * self.layers
 
     @cached_property
-    def weights(self) -> tuple[Array, Array, Array, Array]:
-        """`weight_ih`, `weight_hh`, `bias_ih`, `bias_hh`, uniform as PyTorch draws them."""
+    def stack(self) -> tuple[tuple[Weights, ...], ...]:
+        """Weights by layer and direction, uniform as PyTorch draws them, in its order of gates: i f g o, and r z n."""
         random = np.random.default_rng([self.inputs, self.hidden])
-        gates, limit = 4 if self.cell == "lstm" else 3, self.hidden**-0.5
-        shapes = ((gates * self.hidden, self.inputs), (gates * self.hidden, self.hidden), gates * self.hidden)
-        w, r, b, c = (random.uniform(-limit, limit, shape).astype(np.float32) for shape in (*shapes, shapes[-1]))
-        return w, r, b, c
+        gates, limit = GATES[self.cell] * self.hidden, self.hidden**-0.5
+
+        def draw(size: int) -> Weights:
+            shapes = ((gates, size), (gates, self.hidden), (gates,), (gates,))
+            w, r, b, c = (random.uniform(-limit, limit, shape).astype(np.float32) for shape in shapes)
+            return w, r, b, c
+
+        sizes = (self.inputs, *[self.directions * self.hidden] * (self.layers - 1))
+        return tuple(tuple(draw(size) for _ in range(self.directions)) for size in sizes)
 
     @cached_property
-    def file(self) -> bytes:
-        """An ONNX file of this layer: ``x (T, B, I)`` to ``y (T, B, H)``, states ``h0`` to ``hn`` and so on."""
-        from onnx import TensorProto, ValueInfoProto, helper, numpy_helper
+    def dense(self) -> tuple[Array, Array] | None:
+        """Weight and bias of the dense layer."""
+        if not self.outputs:
+            return None
+        size = self.directions * self.hidden
+        random, limit = np.random.default_rng(self.outputs), size**-0.5
+        weight, bias = (random.uniform(-limit, limit, shape) for shape in ((self.outputs, size), self.outputs))
+        return weight.astype(np.float32), bias.astype(np.float32)
 
-        order = (0, 3, 1, 2) if self.cell == "lstm" else (1, 0, 2)  # ONNX: i o f c, and z r h
-        w, r, b, c = (np.concatenate([np.split(a, len(order))[gate] for gate in order])[None] for a in self.weights)
-        constants = {"w": w, "r": r, "b": np.concatenate([b, c], axis=1), "directions": np.array([1])}
-        before = [f"{name}0" for name in self.states]
-        after = [f"{name}n" for name in self.states]
-        attributes: dict[str, Any] = {"hidden_size": self.hidden}
-        if self.cell == "gru":
-            attributes["linear_before_reset"] = 1
-        nodes = [
-            helper.make_node(self.cell.upper(), ["x", "w", "r", "b", "", *before], ["all", *after], **attributes),
-            helper.make_node("Squeeze", ["all", "directions"], ["y"]),
-        ]
+    def file(self, frames: int | str = "T", rows: int | str = "B") -> bytes:
+        """An ONNX file: ``x (T, B, I)`` to ``y (T, B, H)``, states ``h0_in`` to ``h0_out`` and so on."""
+        from onnx import TensorProto, helper, numpy_helper
 
-        def port(name: str, *shape: str | int) -> ValueInfoProto:
+        nodes: list[Any] = []
+        constants: dict[str, np.ndarray] = {"axis": np.array([1]), "flat": np.array([0, 0, -1])}
+        kinds, value = STATES[self.cell] if self.states else (), "x"
+        for k, directions in enumerate(self.stack):
+            order = _ONNX[self.cell]
+            parts = [[np.concatenate([np.split(a, len(order))[g] for g in order]) for a in part] for part in directions]
+            constants |= {f"w{k}": np.stack([p[0] for p in parts]), f"r{k}": np.stack([p[1] for p in parts])}
+            constants[f"b{k}"] = np.stack([np.concatenate(p[2:]) for p in parts])
+            attributes: dict[str, Any] = {"hidden_size": self.hidden}
+            if self.cell == "gru":
+                attributes["linear_before_reset"] = 1
+            if self.bidirectional:
+                attributes["direction"] = "bidirectional"
+            before, after = [f"{kind}{k}_in" for kind in kinds], [f"{kind}{k}_out" for kind in kinds]
+            given = [value, f"w{k}", f"r{k}", f"b{k}", *(["", *before] if before else [])]
+            nodes.append(helper.make_node(self.cell.upper(), given, [f"all{k}", *after], **attributes))
+            value = "y" if k == self.layers - 1 and self.dense is None else f"y{k}"
+            if self.bidirectional:
+                nodes += [
+                    helper.make_node("Transpose", [f"all{k}"], [f"side{k}"], perm=[0, 2, 1, 3]),
+                    helper.make_node("Reshape", [f"side{k}", "flat"], [value]),
+                ]
+            else:
+                nodes.append(helper.make_node("Squeeze", [f"all{k}", "axis"], [value]))
+        if self.dense is not None:
+            constants |= {"dense": np.ascontiguousarray(self.dense[0].T), "bias": self.dense[1]}
+            nodes += [
+                helper.make_node("MatMul", [value, "dense"], ["product"]),
+                helper.make_node("Add", ["product", "bias"], ["sum"]),
+                helper.make_node("Sigmoid", ["sum"], ["y"]),
+            ]
+
+        def port(name: str, *shape: str | int) -> Any:
             return helper.make_tensor_value_info(name, TensorProto.FLOAT, shape)
 
+        used = {name for node in nodes for name in node.input}
         graph = helper.make_graph(
             nodes,
-            f"{self.cell}_{self.inputs}_{self.hidden}",
-            [port("x", "T", "B", self.inputs), *(port(name, 1, "B", self.hidden) for name in before)],
-            [port("y", "T", "B", self.hidden), *(port(name, 1, "B", self.hidden) for name in after)],
-            [numpy_helper.from_array(array, name) for name, array in constants.items()],
+            "net",
+            [port("x", frames, rows, self.inputs), *(port(f"{name}_in", 1, rows, self.hidden) for name in self.states)],
+            [port("y", frames, rows, self.width), *(port(f"{name}_out", 1, rows, self.hidden) for name in self.states)],
+            [numpy_helper.from_array(array, name) for name, array in constants.items() if name in used],
         )
         model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
         return bytes(model.SerializeToString())
 
+    def reference(self, x: NDArray[Any]) -> NDArray[np.float64]:
+        """The result for ``x (T, B, I)`` from zero states, by definition."""
+        cell: Any = getattr(reference, self.cell)
+        value = np.asarray(x, np.float64)
+        for directions in self.stack:
+            value = np.concatenate(
+                [cell(value, *weights, reverse=bool(side))[0] for side, weights in enumerate(directions)], axis=-1
+            )
+        if self.dense is not None:
+            value = 1 / (1 + np.exp(-(value @ self.dense[0].T.astype(np.float64) + self.dense[1])))
+        return value
+
+
+#: Nets that the grid does not have: the first of DTLN (speech denoising), and one that reads in both directions.
+NETS = {"dtln": Net("lstm", 257, 128, layers=2, outputs=257), "bilstm": Net("lstm", 128, 256, bidirectional=True)}
+
 
 @dataclass(frozen=True)
 class Case:
-    """A layer and the way it is called.
+    """A net and the way it is called.
 
     Attributes
     ----------
-    layer : Layer
-    mode : {"step", "sequence", "batch"}
-        One frame per call, state carried; a recording per call; a batch of recordings per call.
+    net : Net
+    mode : {"step", "sequence", "batch", "lockstep"}
+        One frame per call, state carried; a recording per call; a batch of recordings per call; one frame of many
+        streams per call.
     frames, rows : int
         Of one call.
+    precision : str
+        Of the weights, as `gatestep.load` takes it.
+    threads : int
+        For every contender.
     """
 
-    layer: Layer
+    net: Net
     mode: str
     frames: int
     rows: int
+    precision: str = "float32"
+    threads: int = 1
 
     @classmethod
-    def of(cls, layer: Layer, mode: str) -> Case:
+    def of(cls, net: Net, mode: str, precision: str = "float32", threads: int = 1) -> Case:
         """The case of this mode, with its usual numbers of frames and rows."""
-        return cls(layer, mode, *{"step": (1, 1), "sequence": SEQUENCE, "batch": BATCH}[mode])
+        shapes = {"step": (1, 1), "sequence": SEQUENCE, "batch": BATCH, "lockstep": LOCKSTEP}
+        return cls(net, mode, *shapes[mode], precision, threads)
+
+    @property
+    def carried(self) -> bool:
+        """Whether a call is one frame, and goes on from the state that the last one left."""
+        return self.frames == 1
+
+    @property
+    def reduced(self) -> bool:
+        """Whether it is about less than float32."""
+        return self.precision != "float32"
 
     def inputs(self, calls: int) -> Array:
         """Input of `calls` calls, ``(calls, T, B, I)``."""
         random = np.random.default_rng(7)
-        return random.standard_normal((calls, self.frames, self.rows, self.layer.inputs), np.float32)
+        return random.standard_normal((calls, self.frames, self.rows, self.net.inputs), np.float32)
+
+    def arrays(self) -> tuple[Array, Array]:
+        """Memory for what goes in, ``(T, B, I)``, and comes out, ``(T, B, H)``."""
+        return (
+            np.zeros((self.frames, self.rows, self.net.inputs), np.float32),
+            np.zeros((self.frames, self.rows, self.net.width), np.float32),
+        )
+
+
+def grid(cells: tuple[str, ...], sizes: tuple[tuple[int, int], ...], nets: tuple[str, ...]) -> Iterator[Net]:
+    """The layers of these cells and sizes, and the other nets."""
+    yield from (Net(cell, *size) for cell in cells for size in sizes)
+    yield from (NETS[name] for name in nets)

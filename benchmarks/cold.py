@@ -1,20 +1,25 @@
-"""What does a fresh process pay: the import, and everything up to the first frame?"""
+"""What does a fresh process pay: the import, everything up to the first frame, and how much memory?"""
 
 from __future__ import annotations
 
+import importlib
 import os
 import statistics
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter
+from typing import Any
 
-from .cells import Layer
+import gatestep
 
-__all__ = ["Cold", "measure"]
+from .cells import Net
+from .tflite import tflite
+
+__all__ = ["Cold", "Start", "measure"]
 
 IMPORT = """
 import numpy, time
@@ -22,15 +27,17 @@ begin = time.perf_counter(), time.process_time()
 import gatestep
 print(time.perf_counter() - begin[0], time.process_time() - begin[1])
 """
+_OURS = """
+import sys, numpy, gatestep
+stream = gatestep.load(sys.argv[1]).stream()
+stream.step(numpy.zeros(stream.inputs[0].shape, numpy.float32))
+"""
 #: From the start of the interpreter to the first output of a file given as argument; by what does it.
 FIRST_FRAME = {
     "python": "",
     "numpy": "import numpy",
-    "gatestep": """
-import sys, numpy, gatestep
-stream = gatestep.load(sys.argv[1]).stream()
-stream.step(numpy.zeros(stream.inputs[0].shape, numpy.float32))
-""",
+    "gatestep (.gatestep)": _OURS,
+    "gatestep (.onnx)": _OURS,
     "onnxruntime": """
 import sys, numpy, onnxruntime
 options = onnxruntime.SessionOptions()
@@ -39,54 +46,123 @@ session = onnxruntime.InferenceSession(sys.argv[1], options, providers=["CPUExec
 shapes = {port.name: [dim if isinstance(dim, int) else 1 for dim in port.shape] for port in session.get_inputs()}
 session.run(None, {name: numpy.zeros(shape, numpy.float32) for name, shape in shapes.items()})
 """,
+    "openvino": """
+import sys, numpy, openvino
+model = openvino.Core().compile_model(sys.argv[1], "CPU", {"INFERENCE_NUM_THREADS": 1})
+model({port.any_name: numpy.zeros([1 if dim.is_dynamic else dim.get_length() for dim in port.partial_shape], "f")
+       for port in model.inputs})
+""",
+    "litert": """
+import sys, numpy
+from ai_edge_litert.interpreter import Interpreter
+interpreter = Interpreter(sys.argv[1], num_threads=1)
+interpreter.allocate_tensors()
+given, = interpreter.get_input_details()
+interpreter.set_tensor(given["index"], numpy.zeros(given["shape"], numpy.float32))
+interpreter.invoke()
+interpreter.get_tensor(interpreter.get_output_details()[0]["index"])
+""",
+    "torch": """
+import sys, torch
+torch.set_num_threads(1)
+with torch.inference_mode():
+    torch.jit.load(sys.argv[1])(torch.zeros(1, 1, 40))
+""",
 }
+#: What its file ends in, where it is not ".onnx".
+_SUFFIXES = {"gatestep (.gatestep)": ".gatestep", "litert": ".tflite", "torch": ".pt"}
+#: Printed by a process at its end: the most memory that it had.
+_PEAK = """
+try:
+    with open("/proc/self/status") as file:
+        print(next(int(line.split()[1]) * 1024 for line in file if line.startswith("VmHWM:")))
+except OSError:
+    print(0)
+"""
+
+
+@dataclass(frozen=True)
+class Start:
+    """One way to a first frame: milliseconds from starting the process to its end, and the most memory it had.
+
+    `peak_bytes` is 0 where the system does not tell: it is not Linux.
+    """
+
+    median_ms: float
+    low_ms: float
+    high_ms: float
+    peak_bytes: int
 
 
 @dataclass(frozen=True)
 class Cold:
-    """Milliseconds, medians over fresh processes.
+    """Fresh processes.
 
     Attributes
     ----------
     import_ms, import_cpu_ms : float
         ``import gatestep`` where NumPy has been imported: by the clock, and what of it the processor worked for it.
-    first_frame_ms : dict
-        From starting the process to its end after one frame of an ONNX file; "numpy" and "python" only start and, the
-        former, import NumPy.
+    first_frame : dict
+        Up to one frame of LSTM 40→64; "numpy" and "python" only start and, the former, import NumPy.
     """
 
     processes: int
     import_ms: float
     import_cpu_ms: float
-    first_frame_ms: dict[str, float]
+    first_frame: dict[str, Start]
 
 
 def measure(peers: Iterable[str], processes: int) -> Cold:
     """Start fresh processes by turns."""
-    wanted = [name for name in FIRST_FRAME if name in ("python", "numpy", "gatestep", *peers)]
+    names = ("python", "numpy", "gatestep", *peers)
+    wanted = [name for name in FIRST_FRAME if name.split()[0] in names]
     imports: list[tuple[float, float]] = []
     taken: dict[str, list[float]] = {name: [] for name in wanted}
+    peaks: dict[str, int] = {}
     with tempfile.TemporaryDirectory() as folder:
-        file = Path(folder, "model.onnx")
-        file.write_bytes(Layer("lstm", 40, 64).file)
+        files = _files(Path(folder), wanted)
         for turn in range(processes + 1):
             clock, cpu = map(float, _python(folder, IMPORT).split())
             passed = {}
             for name in wanted:
                 begin = perf_counter()
-                _python(folder, FIRST_FRAME[name], str(file))
+                said = _python(folder, FIRST_FRAME[name] + _PEAK, files[name])
                 passed[name] = perf_counter() - begin
+                peaks[name] = max(peaks.get(name, 0), int(said.splitlines()[-1]))
             if turn:  # the first ones compile to bytecode, as installing does, and bring the files into memory
                 imports.append((clock, cpu))
                 for name in wanted:
-                    taken[name].append(passed[name])
+                    taken[name].append(1e3 * passed[name])
     clocks, cpus = zip(*imports, strict=True)
     return Cold(
         processes,
         1e3 * statistics.median(clocks),
         1e3 * statistics.median(cpus),
-        {name: 1e3 * statistics.median(values) for name, values in taken.items()},
+        {name: _start(taken[name], peaks[name]) for name in wanted},
     )
+
+
+def _start(ms: list[float], peak: int) -> Start:
+    ordered = sorted(ms)
+    quarter = len(ordered) // 4
+    return Start(statistics.median(ordered), ordered[quarter], ordered[-1 - quarter], peak)
+
+
+def _files(folder: Path, wanted: Iterable[str]) -> Mapping[str, str]:
+    """The same net, as each has it."""
+    net = Net("lstm", 40, 64)
+    paths = {name: folder / f"model{_SUFFIXES.get(name, '.onnx')}" for name in wanted}
+    for path in set(paths.values()):
+        if path.suffix == ".onnx":
+            path.write_bytes(net.file())
+        elif path.suffix == ".gatestep":
+            gatestep.convert(net.file(), path)
+        elif path.suffix == ".tflite":
+            path.write_bytes(tflite(net, 1))
+        else:
+            torch: Any = importlib.import_module("torch")
+            torch.jit.trace(torch.nn.LSTM(net.inputs, net.hidden), torch.zeros(1, 1, net.inputs)).save(str(path))
+    return {name: str(path) for name, path in paths.items()}
 
 
 def _python(folder: str, code: str, *arguments: str) -> str:
@@ -98,6 +174,7 @@ def _python(folder: str, code: str, *arguments: str) -> str:
         env={**environment, "PYTHONPYCACHEPREFIX": folder},
         check=True,
         stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
         text=True,
     )
     return result.stdout

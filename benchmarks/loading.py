@@ -15,14 +15,14 @@ from pathlib import Path
 
 import numpy as np
 
-from .cells import Layer
+from .cells import Net
 
 __all__ = ["LARGE", "MORE", "TIMES", "Loaded", "cases", "measure", "sources", "write"]
 
 #: What a sound file may take at its peak, beyond what the process takes without it.
 TIMES, MORE = 3, 60 * 10**6
 #: A layer whose file has about 50 MB.
-LARGE = Layer("lstm", 960, 1344)
+LARGE = Net("lstm", 960, 1344)
 #: A manifest's name of files that hold weights and do not say what of: these are only read.
 _WEIGHTS = ("torch_state_dict", "torch_checkpoint", "safetensors", "json_weights", "npz_weights", "hdf5_weights")
 
@@ -113,16 +113,16 @@ def cases(folder: Path) -> Iterator[tuple[str, str, Path]]:
             yield case["name"], case["format"], folder / case["file"]
 
 
-def write(folder: Path, layer: Layer = LARGE) -> list[tuple[str, str, Path]]:
-    """Name, format and file of `layer` in every format that can be written here."""
+def write(folder: Path, net: Net = LARGE) -> list[tuple[str, str, Path]]:
+    """Name, format and file of `net` in every format that can be written here."""
     names = ("weight_ih_l0", "weight_hh_l0", "bias_ih_l0", "bias_hh_l0")
-    state = dict(zip(names, layer.weights, strict=True))
+    state = dict(zip(names, net.stack[0][0], strict=True))
     made = [
         ("onnx", folder / "layer.onnx"),
         ("safetensors", folder / "layer.safetensors"),
         ("npz", folder / "layer.npz"),
     ]
-    made[0][1].write_bytes(layer.file)
+    made[0][1].write_bytes(net.file())
     made[1][1].write_bytes(_safetensors(state))
     np.savez(made[2][1], **state)  # type: ignore[arg-type]
     if importlib.util.find_spec("torch") is not None:
@@ -130,8 +130,7 @@ def write(folder: Path, layer: Layer = LARGE) -> list[tuple[str, str, Path]]:
 
         made.append(("torch", folder / "layer.pt"))
         torch.save({name: torch.from_numpy(array) for name, array in state.items()}, made[-1][1])
-    title = f"{layer.cell.upper()} {layer.inputs}→{layer.hidden}"
-    return [(title, format, path) for format, path in made]
+    return [(str(net), format, path) for format, path in made]
 
 
 def _safetensors(state: dict[str, np.ndarray]) -> bytes:

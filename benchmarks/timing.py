@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Effort", "Rounds", "Timed", "each", "looped", "rounds"]
+__all__ = ["Effort", "Rounds", "Spread", "Timed", "each", "looped", "rounds"]
 
 #: Makes so many calls and returns the seconds that they took.
 Timed = Callable[[int], float]
@@ -51,6 +51,23 @@ class Effort:
     round_seconds: float = 4e-4
     least: int = 9
     tail: int = 10_000
+
+
+@dataclass(frozen=True)
+class Spread:
+    """A figure over rounds: median, quartiles, the least, and of how many rounds."""
+
+    median: float
+    low: float
+    high: float
+    least: float
+    rounds: int
+
+    @classmethod
+    def of(cls, values: NDArray[np.float64]) -> Spread:
+        """From one value per round."""
+        low, median, high = np.percentile(values, (25, 50, 75))
+        return cls(float(median), float(low), float(high), float(values.min()), len(values))
 
 
 @dataclass(frozen=True)

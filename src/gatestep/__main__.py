@@ -1,9 +1,11 @@
-"""The command line: ``gatestep run``, ``inspect``, ``verify`` and ``convert``, or ``python -m gatestep``."""
+"""The command line: ``gatestep run``, ``inspect``, ``verify``, ``convert`` and ``bench``, or ``python -m gatestep``."""
 
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import io
+import itertools
 import math
 import os
 import sys
@@ -16,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 import gatestep
-from gatestep import GatestepError, UnsupportedModelError
+from gatestep import GatestepError, MissingExtraError, UnsupportedModelError
 from gatestep._cli_args import Usage, parser
 from gatestep.importers.container import Container
 from gatestep.importers.kinds import is_container
@@ -109,6 +111,27 @@ def convert(options: argparse.Namespace) -> int:
     took = time.perf_counter() - began
     print(f"{options.output}: {options.output.stat().st_size:,} bytes, loads in {took * 1e3:.1f} ms")
     return 0
+
+
+def bench(options: argparse.Namespace) -> int:
+    """``gatestep bench``: measure, and write what was found."""
+    from gatestep.benchmarks import suite
+    from gatestep.benchmarks.models import Own
+
+    drawing = options.plot is not None or options.html is not None
+    if drawing and importlib.util.find_spec("matplotlib") is None:
+        raise MissingExtraError("matplotlib (for --plot and --html)", "bench")
+    suite.alone(max(options.threads))
+    own = []
+    if options.model is not None:
+        given = model_options(options)
+        changed = tuple(f"{name}=" for name in ("fix", "dtype") if name in given)
+        for precision, threads in itertools.product(options.precision, options.threads):
+            with usage():
+                model = gatestep.load(options.model, **given, **suite.load_options(precision, threads))
+            own.append(Own(options.model, model, precision, threads, changed, options.trusted))
+    with usage():
+        return suite.run(options, own)
 
 
 def run(options: argparse.Namespace) -> int:
@@ -256,7 +279,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         options = parser().parse_args(arguments)
         with warnings.catch_warnings():
             warnings.showwarning = lambda message, *_: print(f"gatestep: warning: {message}", file=sys.stderr)
-            commands = {"run": run, "inspect": inspect, "verify": verify, "convert": convert}
+            commands = {"run": run, "inspect": inspect, "verify": verify, "convert": convert, "bench": bench}
             code = commands[options.command](options)
         sys.stdout.flush()
     except KeyboardInterrupt:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -76,7 +77,20 @@ class Usage(Exception):
 
 
 class Parser(argparse.ArgumentParser):
-    """A parser whose errors are one line."""
+    """A parser whose errors are one line.
+
+    `late` describes the rest of it when it is first used: what that has to import, no other command imports.
+    """
+
+    def __init__(self, *args: Any, late: Callable[[Parser], None] | None = None, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self.late = late
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        late, self.late = self.late, None
+        if late is not None:
+            late(self)
+        return super().parse_known_args(args, namespace)
 
     def error(self, message: str) -> NoReturn:
         raise Usage(f"{message} (see: {self.prog} --help)")
@@ -141,7 +155,25 @@ def parser() -> argparse.ArgumentParser:
     convert.add_argument("model", metavar="MODEL", help=MODEL_HELP)
     convert.add_argument("output", metavar="OUTPUT", type=Path, help="the .gatestep file to write")
     add_model_options(convert)
+
+    commands.add_parser(
+        "bench",
+        help="measure, beside other engines",
+        formatter_class=raw,
+        conflict_handler="resolve",  # where it takes lists, its own options replace the model's
+        late=bench_arguments,
+    )
     return top
+
+
+def bench_arguments(bench: Parser) -> None:
+    """The rest of ``bench``."""
+    from gatestep.benchmarks import options
+
+    bench.description, bench.epilog = options.DESCRIPTION, options.EPILOG
+    bench.add_argument("model", metavar="MODEL", nargs="?", help=f"{MODEL_HELP}; without it, a grid of nets")
+    add_model_options(bench)
+    options.add_options(bench)
 
 
 def add_model_options(command: argparse.ArgumentParser) -> None:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 import numpy as np
 import pytest
 from gatestep.benchmarks import allocations
-from gatestep.benchmarks.cells import CELLS, Layer
+from gatestep.benchmarks.cells import CELLS, Net
 
 import gatestep
 
@@ -74,12 +74,12 @@ def test_run_lets_other_threads_work(ticks: list[float]) -> None:
     hold = ctypes.PyDLL(None).usleep  # keeps the interpreter, which ctypes.CDLL would not
     assert ticks_during(ticks, lambda: hold(200_000)) == 0
 
-    layer = Layer("lstm", 256, 512)
-    stream = gatestep.load(layer.file).stream()
+    net = Net("lstm", 256, 512)
+    stream = gatestep.load(net.file()).stream()
     length, passed, others = 250, 0.0, 0
     while passed < 0.4:  # long enough for the other thread to come around many times, on whatever machine
         length *= 2
-        frames, out = np.zeros((length, layer.inputs), np.float32), np.empty((length, layer.hidden), np.float32)
+        frames, out = np.zeros((length, net.inputs), np.float32), np.empty((length, net.hidden), np.float32)
         begin = time.perf_counter()
         others = ticks_during(ticks, functools.partial(stream.run, frames, out))
         passed = time.perf_counter() - begin

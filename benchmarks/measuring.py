@@ -1,0 +1,189 @@
+"""One case, or one file: are results equal, how long does each contender take, and how far is that from the limit?"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass
+
+import numpy as np
+
+from .cells import Case
+from .limits import Limits, reading
+from .models import Own, Runner, runners
+from .peers import OURS, Contender, contenders
+from .timing import Effort, Spread, Timed, each, rounds
+
+__all__ = ["TOLERANCE", "Engine", "Measured", "differences", "measure", "measure_model"]
+
+#: Largest difference from the definition that counts as equal, in float32 and with less: of a result between -1 and 1.
+TOLERANCE = {False: 1e-4, True: 0.1}
+#: Calls whose results are compared before a file is timed, and the largest difference, as part of the largest value.
+COMPARED, RELATIVE = 4, 1e-3
+
+
+@dataclass(frozen=True)
+class Engine:
+    """Nanoseconds per call of one contender, and how far its results are from the definition at the most.
+
+    `p99_ns` is of calls timed one by one; only where a call is one frame.
+    """
+
+    ns: Spread
+    p99_ns: float | None
+    error: float
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One case.
+
+    Attributes
+    ----------
+    engines : mapping
+        By name, ours among them.
+    ratios : mapping
+        Peer's time ÷ ours, formed round by round.
+    products : int
+        Multiplications of a frame of one row; 0 where not known.
+    weight_bytes : int
+        Weights that a call reads at the least.
+    limit : Spread, optional
+        The limit, in nanoseconds.
+    reached : Spread, optional
+        Limit ÷ our time, formed round by round.
+    absent : mapping
+        Peers that have nothing for this case, and why.
+    """
+
+    net: str
+    size: str
+    mode: str
+    frames: int
+    rows: int
+    precision: str
+    threads: int
+    products: int
+    weight_bytes: int
+    engines: Mapping[str, Engine]
+    ratios: Mapping[str, Spread]
+    limit: Spread | None
+    reached: Spread | None
+    absent: Mapping[str, str]
+
+    @property
+    def key(self) -> str:
+        """What it is, for finding it in another run."""
+        return f"{self.net} {self.mode} {self.frames}×{self.rows} {self.precision} threads={self.threads}"
+
+    @property
+    def fastest(self) -> str | None:
+        """The peer that takes the least time."""
+        return min(self.ratios, key=lambda name: self.ratios[name].median, default=None)
+
+
+def differences(case: Case, made: Mapping[str, Contender]) -> dict[str, float]:
+    """How far the results of each are from the definition. All start from zero states and see the same frames."""
+    calls = case.inputs(16 if case.carried else 1)
+    frames = calls.reshape(-1, *calls.shape[2:])
+    expected = case.net.reference(frames).reshape(*calls.shape[:3], -1)
+    worst = dict.fromkeys(made, 0.0)
+    for x, y in zip(calls, expected, strict=True):
+        for name, contender in made.items():
+            contender.feed[:] = x
+            contender.call()
+            worst[name] = max(worst[name], float(np.abs(contender.result() - y).max()))
+    return worst
+
+
+def measure(case: Case, names: Iterable[str], effort: Effort) -> Measured:
+    """Time ours, the peers `names` and the limit by turns.
+
+    Raises
+    ------
+    ArithmeticError
+        A result is not what the net computes: then its time means nothing.
+    """
+    made, absent = contenders(case, names)
+    tails: dict[str, float] = {}
+    bounds = Limits(case)
+    with ExitStack() as stack:
+        for contender in made.values():
+            stack.enter_context(contender.within)
+        errors = differences(case, made)
+        wrong = {name: error for name, error in errors.items() if not error <= TOLERANCE[case.reduced]}
+        if wrong:
+            raise ArithmeticError(f"{case}: results differ from the definition: {wrong}")
+        timed = rounds({**{name: contender.timed for name, contender in made.items()}, **bounds.contenders}, effort)
+        if case.carried:
+            single = each({name: contender.call for name, contender in made.items()}, effort)
+            tails = {name: float(np.percentile(ns, 99)) for name, ns in single.items()}
+    limit = bounds.ns(timed)
+    return Measured(
+        str(case.net),
+        case.net.size,
+        case.mode,
+        case.frames,
+        case.rows,
+        case.precision,
+        case.threads,
+        sum(case.net.products),
+        bounds.nbytes,
+        {name: Engine(Spread.of(timed.ns[name]), tails.get(name), errors[name]) for name in made},
+        {name: Spread.of(timed.ns[name] / timed.ns[OURS]) for name in made if name != OURS},
+        Spread.of(limit),
+        Spread.of(limit / timed.ns[OURS]),
+        absent,
+    )
+
+
+def measure_model(own: Own, mode: str, names: Iterable[str], effort: Effort) -> Measured:
+    """Time a file by turns: ours and the peers that run it, with the results that we have."""
+    made, absent, frames = runners(own, mode, names)
+    errors, wrong = _compared(made)
+    absent |= {name: f"gives other results: they differ by {errors[name]:.2g}" for name in wrong}
+    made = {name: runner for name, runner in made.items() if name not in wrong}
+    weight_bytes = own.model.packed.nbytes
+    contending: dict[str, Timed] = {name: runner.timed for name, runner in made.items()}
+    bounded = mode == "step" and weight_bytes > 0
+    if bounded:
+        contending["read"] = reading(weight_bytes)
+    timed = rounds(contending, effort)
+    tails = each({name: runner.advance for name, runner in made.items()}, effort) if mode == "step" else {}
+    return Measured(
+        own.name,
+        "",
+        mode,
+        frames,
+        1,
+        own.precision,
+        own.threads,
+        0,
+        weight_bytes,
+        {
+            name: Engine(
+                Spread.of(timed.ns[name]),
+                float(np.percentile(tails[name], 99)) if name in tails else None,
+                errors[name],
+            )
+            for name in made
+        },
+        {name: Spread.of(timed.ns[name] / timed.ns[OURS]) for name in made if name != OURS},
+        Spread.of(timed.ns["read"]) if bounded else None,
+        Spread.of(timed.ns["read"] / timed.ns[OURS]) if bounded else None,
+        absent,
+    )
+
+
+def _compared(made: Mapping[str, Runner]) -> tuple[dict[str, float], list[str]]:
+    """How far the results of each are from ours, and those that are too far."""
+    errors, allowed = dict.fromkeys(made, 0.0), 0.0
+    for _ in range(COMPARED):
+        results = {name: runner.advance() for name, runner in made.items()}
+        for key, expected in results[OURS].items():
+            allowed = max(allowed, RELATIVE * float(np.abs(expected).max(initial=1.0)))
+            for name, given in results.items():
+                if key in given:
+                    difference = np.abs(np.reshape(given[key], -1) - np.reshape(expected, -1).astype(np.float64))
+                    errors[name] = max(errors[name], float(difference.max(initial=0.0)))
+    return errors, [name for name, error in errors.items() if not error <= allowed]

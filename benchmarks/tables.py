@@ -1,0 +1,307 @@
+"""Results as Markdown: every table of a run, and the few that the README shows."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from itertools import groupby
+from typing import Any
+
+from .loading import MORE, TIMES
+from .measuring import Measured
+from .peers import OURS
+from .results import Report
+
+__all__ = [
+    "END",
+    "START",
+    "TITLES",
+    "Table",
+    "facts",
+    "grouped",
+    "markdown",
+    "micro",
+    "readme",
+    "rows",
+    "tables",
+    "times",
+]
+
+START, END = "<!-- bench:start -->", "<!-- bench:end -->"
+#: Files in the table of loading.
+LARGEST = 12
+TITLES = {
+    "step": "One frame per call, state carried",
+    "sequence": "A recording of {frames} frames per call",
+    "batch": "{rows} recordings of {frames} frames per call",
+    "lockstep": "One frame of {rows} streams per call",
+}
+
+#: Title, heads of the columns, lines.
+Table = tuple[str, Sequence[str], Sequence[Sequence[str]]]
+
+
+# ---------------------------------------------------------------------- figures
+def micro(ns: float | None) -> str:
+    """Nanoseconds as µs with three digits, whole ones from 100 on."""
+    if ns is None:
+        return ""
+    us = ns / 1e3
+    return f"{us:,.0f}" if us >= 100 else f"{us:.{2 if us < 10 else 1}f}" if us >= 1 else f"{us:.3f}"
+
+
+def times(ratio: float) -> str:
+    """How many times as long."""
+    return f"{ratio:.0f}×" if ratio >= 10 else f"{ratio:.1f}×" if ratio >= 2 else f"{ratio:.2f}×"
+
+
+def megabytes(size: float) -> str:
+    """Bytes as MB."""
+    return f"{size / 1e6:,.0f}" if size >= 1e7 else f"{size / 1e6:.1f}"
+
+
+def rows(head: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
+    """A table in Markdown, aligned as text too: the first column to the left, others to the right."""
+    widths = [max(3, *(len(line[k]) for line in (head, *lines))) for k in range(len(head))]
+
+    def text(line: Sequence[str]) -> str:
+        cells = [f"{line[0]:<{widths[0]}}", *(f"{c:>{w}}" for c, w in zip(line[1:], widths[1:], strict=True))]
+        return f"| {' | '.join(cells)} |"
+
+    rule = [f":{'-' * (widths[0] - 1)}", *(f"{'-' * (width - 1)}:" for width in widths[1:])]
+    return "\n".join([text(head), f"| {' | '.join(rule)} |", *map(text, lines)])
+
+
+# ---------------------------------------------------------------------- tables
+def grouped(cases: Iterable[Measured]) -> list[tuple[str, list[Measured]]]:
+    """Cases of one kind of net called in one way, with a title."""
+
+    def kind(case: Measured) -> tuple[str, str, int, str]:
+        return case.mode, case.precision, case.threads, case.net.split()[0] if case.size else "file"
+
+    held = list(cases)
+    nets = list(dict.fromkeys(kind(case)[3] for case in held))
+
+    def order(case: Measured) -> tuple[Any, ...]:
+        mode, precision, threads, net = kind(case)
+        return precision != "float32", precision, threads, list(TITLES).index(mode), nets.index(net)
+
+    made = []
+    for (mode, precision, threads, net), group in groupby(sorted(held, key=order), key=kind):
+        members = list(group)
+        title = TITLES[mode].format(frames=members[0].frames, rows=members[0].rows)
+        more = ([precision] if precision != "float32" else []) + ([f"{threads} threads"] if threads > 1 else [])
+        made.append((", ".join([*([] if net == "file" else [f"{net}. {title}"]), *more]) or title, members))
+    return made
+
+
+def tables(report: Report) -> list[Table]:
+    """Every table of a run."""
+    made = [_cases(title, cases) for title, cases in grouped(report.cases)]
+    if report.kernels:
+        made.append(_kernels(report))
+    for net, tails in report.tails.items():
+        head = ["", "p50", "p99", "p99.9", "p99.99", "max", "every 10 ms", "cold caches", "after silence"]
+        lines = [
+            [
+                tail.name,
+                *(micro(tail.percentiles[q]) for q in ("50", "99", "99.9", "99.99", "100")),
+                micro(tail.spaced_ns),
+                micro(tail.cold_ns),
+                times(tail.silent_ns / tail.lively_ns),
+            ]
+            for tail in tails
+        ]
+        made.append((f"{net}. {tails[0].steps:,} steps timed one by one, in µs", head, lines))
+    for growth in report.growth:
+        lines = [[str(p.value), micro(p.ns.median), micro(p.limit_ns), f"{p.reached:.0%}"] for p in growth.points]
+        made.append((f"{growth.net}. How a step grows, in µs", [growth.axis, OURS, "limit", "of the limit"], lines))
+    if report.cold is not None:
+        lines = [
+            [name, f"{s.median_ms:.0f}", f"{s.low_ms:.0f} to {s.high_ms:.0f}", megabytes(s.peak_bytes)]
+            for name, s in report.cold.first_frame.items()
+        ]
+        made.append(("A fresh process, to the end of one frame", ["", "ms", "middle half", "peak MB"], lines))
+    if report.installed:
+        lines = [[name, megabytes(own), megabytes(full)] for name, (own, full) in report.installed.items()]
+        made.append(("On the disk, in MB", ["", "itself", "with what it requires"], lines))
+    if report.loading:
+        made.append(_loading(report))
+    return made
+
+
+def _cases(title: str, cases: Sequence[Measured]) -> Table:
+    """One line per net."""
+    peers = list(dict.fromkeys(name for case in cases for name in case.engines if name != OURS))
+    carried, reduced = cases[0].mode == "step", cases[0].precision != "float32"
+    head = ["size" if cases[0].size else "file", OURS]
+    head += [*(["p99"] if carried else []), *(["error"] if reduced else []), *peers, "of the limit"]
+    lines = []
+    for case in cases:
+        own = case.engines[OURS]
+        line = [case.net.split(maxsplit=1)[1] if case.size else case.net, f"**{micro(own.ns.median)}**"]
+        line += [*([micro(own.p99_ns)] if carried else []), *([f"{own.error:.0e}"] if reduced else [])]
+        for name in peers:
+            engine = case.engines.get(name)
+            error = f", {engine.error:.0e}" if engine is not None and reduced else ""
+            line.append(
+                "" if engine is None else f"{micro(engine.ns.median)} ({times(case.ratios[name].median)}{error})"
+            )
+        line.append("" if case.reached is None else f"{case.reached.median:.0%}")
+        lines.append(line)
+    return title, head, lines
+
+
+def _kernels(report: Report) -> Table:
+    head = ["net", "packed KiB", "read µs", "kernel µs", "kernel ÷ read", "step(x, out) ns more", "step(x) ns more"]
+    lines = [
+        [
+            kernel.net,
+            f"{kernel.packed_bytes / 1024:.0f}",
+            micro(kernel.read_ns),
+            micro(kernel.kernel_ns),
+            f"{kernel.kernel_over_read:.2f}",
+            f"{kernel.overhead_out_ns:.0f}",
+            f"{kernel.overhead_new_ns:.0f}",
+        ]
+        for kernel in report.kernels
+    ]
+    return "The kernel of a step, called from C, and what the call from Python adds", head, lines
+
+
+def _loading(report: Report) -> Table:
+    """The largest files; every one is in the JSON."""
+    head = ["model", "format", "file MB", "load ms", "peak MB", "of the file", "of the limit"]
+    lines = [
+        [
+            loaded.name,
+            loaded.format,
+            f"{loaded.file_bytes / 1e6:.2f}",
+            "refused" if loaded.refused else f"{loaded.load_ms:.0f}",
+            f"{loaded.peak_bytes / 1e6:.1f}",
+            times(loaded.peak_bytes / loaded.file_bytes),
+            f"{loaded.peak_bytes / loaded.limit_bytes:.0%}",
+        ]
+        for loaded in sorted(report.loading, key=lambda loaded: -loaded.file_bytes)[:LARGEST]
+    ]
+    return "Loading in a fresh process, imports not counted", head, lines
+
+
+# ---------------------------------------------------------------------- sentences
+def facts(report: Report) -> list[str]:
+    """Single figures, one sentence each."""
+    made = []
+    if report.kernels:
+        least = min(report.kernels, key=lambda kernel: kernel.packed_bytes)
+        made.append(
+            f"`stream.step(x, out)` adds {least.overhead_out_ns:.0f} ns to the kernel, `stream.step(x)` "
+            f"{least.overhead_new_ns:.0f} ns ({least.net})."
+        )
+    counts = [count for name, count in report.allocations.items() if name.endswith("step(x, out)")]
+    if counts:
+        made.append(f"`stream.step(x, out)` asks for memory {max(counts):g} times (every `malloc` counted).")
+    if report.cold is not None:
+        cold = report.cold
+        skip = ("python", "numpy")
+        started = [f"{name} {start.median_ms:.0f} ms" for name, start in cold.first_frame.items() if name not in skip]
+        made += [
+            f"A fresh process, up to one frame: {', '.join(started)}; one that only imports NumPy: "
+            f"{cold.first_frame['numpy'].median_ms:.0f} ms.",
+            f"`import gatestep` adds {cold.import_ms:.0f} ms to `import numpy` ({cold.import_cpu_ms:.0f} ms of work).",
+        ]
+    if report.installed:
+        sizes = [f"{name} {megabytes(full)}" for name, (_, full) in report.installed.items()]
+        made.append(f"On the disk, with what each requires, in MB: {', '.join(sizes)}.")
+    if report.loading:
+        over = [loaded.name for loaded in report.loading if loaded.peak_bytes > loaded.limit_bytes]
+        made.append(
+            f"Peak memory while loading is within {TIMES} times the file and {MORE // 10**6} MB for "
+            f"{len(report.loading) - len(over)} of {len(report.loading)} files{': not for ' if over else ''}"
+            f"{', '.join(over)}."
+        )
+    made += [f"{name} was skipped: {why}." for name, why in report.skipped.items()]
+    made += list(dict.fromkeys(f"{name}: {why}." for case in report.cases for name, why in case.absent.items()))
+    return made
+
+
+def preamble(report: Report) -> list[str]:
+    """Where it was measured, and how to read the figures."""
+    where = report.surroundings
+    versions = ", ".join(f"{name} {version}" for name, version in where.versions.items())
+    made = [f"Measured on {where.date}: {where.processor}, {where.system}, {where.isa}; {versions}."]
+    if report.cases:
+        made[0] += (
+            " One thread and float32 unless said otherwise. Medians in µs; behind a peer's time, how many times ours "
+            "it is (median over rounds in which all take turns). Every result was checked first."
+        )
+    if where.load > 1:
+        made.append(
+            f"The machine was busy: {where.load:.1f} other processes wanted its {where.cores} cores. Times are too "
+            "long, tails far too long; ratios of short calls suffer least."
+        )
+    return made
+
+
+LIMIT = (
+    "*of the limit*: the time that plain loops on this machine take to read the weights once per frame, or for all "
+    "products and sums where that is more, ÷ our time. What lies in the first-level cache is read faster than "
+    "activations can be computed. Where weights overflow a cache, a kernel may beat the loop, for it reads to and fro."
+)
+
+
+def markdown(report: Report) -> str:
+    """Everything."""
+    parts = preamble(report)
+    parts += [f"**{title}**\n\n{rows(head, lines)}" for title, head, lines in tables(report)]
+    if report.cases:
+        parts.append(LIMIT)
+    said = facts(report)
+    if said:
+        parts.append("\n".join(f"- {fact}" for fact in said))
+    return "\n\n".join(parts) + "\n"
+
+
+def readme(report: Report, picture: str | None = None) -> str:
+    """What one wants to know in ten seconds: ours and the fastest peer, for every way to call a net."""
+    parts = preamble(report)
+    if picture is not None:
+        parts.append(f"![Time of a step against the size of the net, gatestep and others]({picture})")
+    for title, lines, nets in _summaries(report):
+        head = ["size", *(part for net in nets for part in (net, "of the limit", "fastest peer"))]
+        parts.append(f"**{title}**\n\n{rows(head, lines)}")
+    parts.append(LIMIT)
+    said = facts(report)
+    if said:
+        parts.append("\n".join(f"- {fact}" for fact in said))
+    return "\n\n".join(parts) + "\n"
+
+
+def _summaries(report: Report) -> Iterable[tuple[str, list[list[str]], list[str]]]:
+    """Per way to call: the sizes down, the kinds of nets across."""
+    kinds = dict.fromkeys((case.mode, case.precision, case.threads) for case in report.cases if case.size)
+    order = list(TITLES)
+    for mode, precision, threads in sorted(
+        kinds, key=lambda kind: (kind[1] != "float32", kind[1:], order.index(kind[0]))
+    ):
+        cases = [c for c in report.cases if (c.mode, c.precision, c.threads) == (mode, precision, threads) and c.size]
+        nets = list(dict.fromkeys(case.net.split()[0] for case in cases if case.net.split()[1] == case.size))
+        found = {(case.net.split()[0], case.size): case for case in cases}
+        lines = []
+        for size in dict.fromkeys(case.size for case in cases):
+            line = [size]
+            for net in nets:
+                line += _summary(found.get((net, size)))
+            if any(line[1:]):
+                lines.append(line)
+        title = TITLES[mode].format(frames=cases[0].frames, rows=cases[0].rows)
+        more = ([precision] if precision != "float32" else []) + ([f"{threads} threads"] if threads > 1 else [])
+        yield ", ".join([title, *more]), lines, nets
+
+
+def _summary(case: Measured | None) -> list[str]:
+    if case is None:
+        return ["", "", ""]
+    own, peer = f"**{micro(case.engines[OURS].ns.median)}**", case.fastest
+    reached = "" if case.reached is None else f"{case.reached.median:.0%}"
+    if peer is None:
+        return [own, reached, ""]
+    return [own, reached, f"{peer} {micro(case.engines[peer].ns.median)} ({times(case.ratios[peer].median)})"]

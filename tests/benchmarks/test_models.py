@@ -1,0 +1,83 @@
+"""A file of the user's own in every engine that reads it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from gatestep.benchmarks import models, peers, timing
+from gatestep.benchmarks.cells import Net
+from gatestep.benchmarks.measuring import measure_model
+
+import gatestep
+from gatestep.__main__ import main
+
+
+@pytest.fixture
+def own(tmp_path: Path) -> models.Own:
+    """Two layers with states carried by hand."""
+    path = tmp_path / "net.onnx"
+    path.write_bytes(Net("lstm", 3, 5, layers=2, outputs=4).file())
+    return models.Own(str(path), gatestep.load(path))
+
+
+@pytest.mark.parametrize("mode", models.MODES)
+def test_peers_compute_the_same(own: models.Own, mode: str, brief: timing.Effort) -> None:
+    """Step after step with the state carried, or call after call without."""
+    installed, _ = peers.available(["onnxruntime", "openvino"])
+    made, absent, frames = models.runners(own, mode, installed)
+    assert made.keys() == {peers.OURS, *installed}
+    assert not absent
+    assert frames == (1 if mode == "step" else 5)
+    seen = []
+    for _ in range(3):
+        results = {name: runner.advance() for name, runner in made.items()}
+        seen.append(results[peers.OURS]["y"].reshape(-1))
+        for name in installed:
+            np.testing.assert_allclose(results[name]["y"].reshape(-1), seen[-1], atol=1e-6, err_msg=name)
+    assert np.array_equal(seen[0], seen[1]) == (mode == "sequence")
+    measured = measure_model(own, mode, installed, brief)
+    assert measured.engines.keys() == {peers.OURS, *installed}
+    assert (measured.limit is not None) == (mode == "step")
+
+
+def test_torch_is_asked_only_if_trusted(tmp_path: Path, brief: timing.Effort) -> None:
+    torch = pytest.importorskip("torch")
+    path = tmp_path / "net.pt"
+    torch.jit.trace(torch.nn.GRU(3, 5), torch.zeros(4, 1, 3)).save(str(path))
+    model = gatestep.load(path)
+    _, absent, _ = models.runners(models.Own(str(path), model), "sequence", ["torch", "onnxruntime"])
+    assert "--trusted" in absent["torch"]
+    assert "does not read" in absent["onnxruntime"]
+    measured = measure_model(models.Own(str(path), model, trusted=True), "sequence", ["torch"], brief)
+    assert measured.engines["torch"].error < 1e-6
+
+
+def test_a_peer_with_other_results_is_left_out(
+    own: models.Own, brief: timing.Effort, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def wrong(own: models.Own, feeds: dict, results: dict, pairs: dict) -> models.Runner:
+        made = models.runners(own, "step", [])[0][peers.OURS]
+        return models.Runner(lambda: {name: 2 * array for name, array in made.advance().items()}, made.timed)
+
+    monkeypatch.setitem(models._READERS, "numpy", wrong)
+    measured = measure_model(own, "step", ["numpy"], brief)
+    assert measured.engines.keys() == {peers.OURS}
+    assert "gives other results" in measured.absent["numpy"]
+
+
+@pytest.mark.usefixtures("brief")
+def test_command(own: models.Own, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A file that streams; a converted one, which no peer reads; one that needs the future."""
+    assert main(["bench", "--quick", own.source]) == 0
+    assert "| net.onnx |" in capsys.readouterr().out
+    gatestep.convert(own.source, tmp_path / "net.gatestep")
+    assert main(["bench", "--quick", str(tmp_path / "net.gatestep")]) == 0
+    assert "does not hold the original" in capsys.readouterr().out
+    both = tmp_path / "both.onnx"
+    both.write_bytes(Net("gru", 3, 5, bidirectional=True).file())
+    assert main(["bench", "--quick", str(both)]) == 0
+    written = capsys.readouterr().out
+    assert "both.onnx step was skipped" in written
+    assert "A recording of 5 frames" in written
