@@ -14,8 +14,7 @@ import numpy as np
 import gatestep
 
 from .. import _feeds, _peers
-from ..importers.container import is_container
-from ..importers.weights import is_weights
+from ..importers.kinds import is_container, is_weights
 from . import cells
 from .peers import OURS, Absent
 from .peers.onnxruntime import bound, session_of

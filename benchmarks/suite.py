@@ -34,9 +34,12 @@ TAILED = Net("lstm", 40, 64)
 VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "BLIS_NUM_THREADS")
 
 
-def alone(threads: int) -> None:
-    """Start this process again if NumPy and its BLAS were loaded with as many threads as they found cores."""
-    wanted = dict.fromkeys(VARIABLES, str(threads))
+def alone() -> None:
+    """Start this process again if NumPy and its BLAS were loaded with as many threads as they found cores.
+
+    Engines whose threads are asked for get them by their own settings.
+    """
+    wanted = dict.fromkeys(VARIABLES, "1")
     if any(os.environ.get(name) != value for name, value in wanted.items()):
         os.execve(sys.executable, sys.orig_argv, {**os.environ, **wanted})
 

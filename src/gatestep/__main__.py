@@ -121,7 +121,7 @@ def bench(options: argparse.Namespace) -> int:
     drawing = options.plot is not None or options.html is not None
     if drawing and importlib.util.find_spec("matplotlib") is None:
         raise MissingExtraError("matplotlib (for --plot and --html)", "bench")
-    suite.alone(max(options.threads))
+    suite.alone()
     own = []
     if options.model is not None:
         given = model_options(options)
