@@ -57,7 +57,11 @@ extensions = [
 ]
 extensions.append(extension("kernels._cpu", "kernels/_cpu.pyx", [], {}))
 extensions.append(extension("kernels._plumbing", "kernels/_plumbing.pyx", [], {}))
-extensions.append(extension("engine._machine", "engine/_machine.pyx", [], {"GS_VECTOR_BYTES": "16", "GS_DOUBLE": "0"}))
+machine = extension("engine._machine", "engine/_machine.pyx", ["-pthread"], {"GS_VECTOR_BYTES": "16", "GS_DOUBLE": "0"})
+machine.include_dirs.append("engine")
+machine.depends.append("engine/team.h")
+machine.extra_link_args.append("-pthread")
+extensions.append(machine)
 # What the suite measures with: `_probe` knows the kernels' calling convention, `_malloc` counts requests for memory.
 extensions.append(
     extension("benchmarks._probe", "benchmarks/_probe.pyx", [], {"GS_VECTOR_BYTES": "16", "GS_DOUBLE": "0"})

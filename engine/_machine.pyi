@@ -10,6 +10,10 @@ Call = tuple[int, list[tuple[int, int, int]], list[int], list[float]]
 
 #: Of loops that may have no end, in one run of a program.
 MOST_ITERATIONS: int
+#: That work is shared between.
+MOST_THREADS: int
+#: Addresses of a `gs_team` for calls that follow each other closely, and of one for calls that take long.
+TEAMS: tuple[int, int]
 
 class Machine:
     """A program bound to its memory."""

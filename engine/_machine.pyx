@@ -26,15 +26,25 @@ cdef extern from "abi.h":
         GS_OK
         GS_JUMP
         GS_AGAIN
+        GS_BESIDE
     ctypedef struct gs_args:
         void *p[12]
         Py_ssize_t n[24]
         double f[8]
     ctypedef int (*gs_kernel)(gs_args *) noexcept nogil
+    ctypedef void (*gs_part)(void *context, Py_ssize_t part) noexcept nogil
+    ctypedef struct gs_team:
+        void (*run)(gs_team *team, gs_part part, void *context, Py_ssize_t parts) noexcept nogil
+        Py_ssize_t wake
 
 cdef extern from "simd.h":
     unsigned long long gs_ftz_on() noexcept nogil
     void gs_ftz_restore(unsigned long long) noexcept nogil
+
+cdef extern from "team.h":
+    enum:
+        GS_MOST_THREADS
+    void gs_run_parts(gs_team *team, gs_part part, void *context, Py_ssize_t parts) noexcept nogil
 
 cdef enum:
     MAX_DIMS = 65
@@ -42,6 +52,7 @@ cdef enum:
     MAX_AGAIN = 1 << 24
 
 MOST_ITERATIONS = <int>MAX_AGAIN
+MOST_THREADS = <int>GS_MOST_THREADS
 
 
 ctypedef struct Call:
@@ -52,6 +63,17 @@ ctypedef struct Patch:
     void **slot
     Py_ssize_t port
     Py_ssize_t offset
+
+
+# To share the work of a call with: where calls follow closely, and where a call takes long.
+cdef gs_team brisk = [gs_run_parts, 0], patient = [gs_run_parts, 1]
+TEAMS = (<uintptr_t>&brisk, <uintptr_t>&patient)
+
+
+cdef void one_beside(void *calls, Py_ssize_t part) noexcept nogil:
+    """One of some calls that do not depend on each other."""
+    cdef Call *call = <Call *>calls + part
+    call.kernel(&call.args)
 
 
 cdef class Machine:
@@ -116,6 +138,7 @@ cdef class Machine:
         """Make the calls, one after the other or where they jump to. Returns the number of the one that failed, or -1."""
         cdef Py_ssize_t i, left = MAX_AGAIN
         cdef int status
+        cdef gs_team *team
         cdef Patch *patch
         for i in range(self.patched):
             patch = &self.patches[i]
@@ -130,6 +153,10 @@ cdef class Machine:
             elif status == GS_AGAIN and left:
                 left -= 1
                 i = self.calls[i].args.n[0]
+            elif status == GS_BESIDE:
+                team = <gs_team *>self.calls[i].args.p[11]
+                team.run(team, one_beside, &self.calls[i + 1], self.calls[i].args.n[0])
+                i += 1 + self.calls[i].args.n[0]
             else:
                 return i
         return -1

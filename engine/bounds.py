@@ -209,6 +209,7 @@ REACHES: dict[str, Callable[[N], Iterator[Reach]]] = {
     "copy_at": copied_at,
     "jump": in_bytes((0, lambda n: 1)),
     "count": in_bytes((0, lambda n: 8), (1, lambda n: 8), (4, lambda n: 8)),
+    "beside": all_dense(),
     "check_range": all_dense((0, lambda n: n[0])),
     "gather": in_bytes(
         (0, lambda n: n[0] * n[1] * n[2]), (1, lambda n: 8 * _positive(n[3])), (4, lambda n: n[0] * n[3] * n[2])

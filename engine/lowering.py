@@ -72,8 +72,9 @@ class Choice(NamedTuple):
 class Instruction:
     """One kernel call.
 
-    `p` maps slots to views; `weights` is packed into slot 1 when the program is finished. A jump has as its `target` a
-    label: an instruction without a kernel, which marks a place among the others.
+    `p` maps slots to views; `weights` is packed into slot 1 when the program is finished, and `team`, an address, put
+    into slot 11. A jump has as its `target` a label: an instruction without a kernel, which marks a place among the
+    others.
     """
 
     kernel: str
@@ -83,6 +84,7 @@ class Instruction:
     f: list[float]
     weights: Weights | None = None
     target: Instruction | None = None
+    team: int = 0
 
     def buffers(self) -> Iterator[Buffer]:
         return (view.buffer for view in self.p.values())

@@ -23,6 +23,7 @@ from .plan import Plan
 from .preparing import converted, prepared
 from .program import Packed, Program, finish
 from .stream import Stream
+from .threads import checked
 from .values import Buffer, View
 
 __all__ = ["Model"]
@@ -48,6 +49,8 @@ class Model:
         Frames of the future that the model needs, in results: `stream(delay=...)` of so many works.
     hop : int
         Frames of the file that a stream takes per step; more than 1 where the model gives a result for so many.
+    threads : int
+        How many threads may share the work of a call.
 
     Examples
     --------
@@ -66,7 +69,9 @@ class Model:
         layout: Layout | None = None,
         bind: Mapping[str, Any] | None = None,
         shapes: Mapping[str, Sequence[int | None]] | None = None,
+        threads: int = 1,
     ) -> None:
+        self.threads = checked(threads, backend)
         self.real = np.dtype(dtype)
         self.backend = backend
         self.source = graph.source
@@ -299,7 +304,7 @@ class Model:
         with self._lock:
             if self._with_lengths is None:
                 graph, _ = with_lengths(self.graph, self.real)
-                model = Model(graph, backend=self.backend, dtype=self.real, layout=self.layout)
+                model = Model(graph, backend=self.backend, dtype=self.real, layout=self.layout, threads=self.threads)
                 model.packed = self.packed
                 self._with_lengths = model
             return self._with_lengths
@@ -411,7 +416,7 @@ class Model:
         values = [ctx.values[p.name] for p in graph.outputs]
         packed = Packed() if self._bound else self.packed
         outputs = [(value, self.dtypes[p.name]) for p, value in zip(graph.outputs, values, strict=True)]
-        program = finish(ctx, buffers, outputs, backend=self.backend, packed=packed, states={})
+        program = finish(ctx, buffers, outputs, backend=self.backend, packed=packed, states={}, threads=self.threads)
         return _Call(program, [value.shape for value in values], [dtype for _, dtype in outputs])
 
     def failure(self, node: Node, where: str = "") -> ShapeError:

@@ -174,7 +174,9 @@ class Plan:
         if ctx.clock is not None:
             ctx.emit("tick", Node("Clock", (), (), {}, CLOCK), {4: ctx.clock})
         states = {buffer: self._places[buffer.name] for buffer in self._state_buffers(ctx, carried)}
-        return finish(ctx, buffers, outputs, backend=model.backend, packed=model.packed, states=states)
+        return finish(
+            ctx, buffers, outputs, backend=model.backend, packed=model.packed, states=states, threads=model.threads
+        )
 
     # ------------------------------------------------------------------ use
     def program(self, frames: int, begins: bool = False) -> Program:

@@ -15,6 +15,7 @@ from .errors import MissingExtraError
 from .graph import Node
 from .lowering import WRITTEN, Instruction, Lowering
 from .ops.plumbing import cast
+from .threads import shared, together
 from .values import Buffer, Value, View, Weights
 
 __all__ = ["Packed", "Program", "finish", "memory_map"]
@@ -78,6 +79,11 @@ class Program:
         return any(i.kernel in FALLIBLE or (i.kernel == "count" and i.n[4]) for i in self.instructions)
 
     @property
+    def shared(self) -> bool:
+        """Whether threads share any of it."""
+        return any(i.team for i in self.instructions)
+
+    @property
     def weight_bytes(self) -> int:
         """Packed weights that one run reads."""
         return sum(a.nbytes for a in self.packed if a is not None)
@@ -107,6 +113,8 @@ class Program:
                 pointers.append((slot, -1, base + offset))
             if packed is not None:
                 pointers.append((1, -1, packed.ctypes.data))
+            if instruction.team:
+                pointers.append((11, -1, instruction.team))
             calls.append((address, pointers, instruction.n, instruction.f))
         return Machine(calls, keep)
 
@@ -128,10 +136,11 @@ def finish(
     backend: str,
     packed: Packed,
     states: Mapping[Buffer, int],
+    threads: int,
 ) -> Program:
     """Make the caller's output arrays the target of what computes them, lay out the arena, pack the weights."""
     targets = [deliver(ctx, value, dtype, k) for k, (value, dtype) in enumerate(outputs)]
-    instructions = live(ctx.instructions)
+    instructions = shared(live(ctx.instructions), threads)
     places, arena = arena_map(instructions)
     instructions = resolved(instructions)
     weights = [None if i.weights is None else packed.get(i.weights, ctx.real) for i in instructions]
@@ -210,7 +219,8 @@ def deliver(ctx: Lowering, value: Value, dtype: np.dtype[Any], k: int) -> Buffer
 def arena_map(instructions: Sequence[Instruction]) -> tuple[dict[Buffer, int], int]:
     """Places for temporary buffers, sharing memory where their lives do not meet. First fit, in order of birth.
 
-    What lives beyond an iteration of a loop, before it or behind it, lives as long as the loop.
+    What lives beyond an iteration of a loop, before it or behind it, lives as long as the loop; and calls side by side
+    are one moment.
     """
     first: dict[Buffer, int] = {}
     last: dict[Buffer, int] = {}
@@ -219,6 +229,10 @@ def arena_map(instructions: Sequence[Instruction]) -> tuple[dict[Buffer, int], i
             if buffer.kind == "temp":
                 first.setdefault(buffer, k)
                 last[buffer] = k
+    for begin, end in together(instructions):
+        for buffer, born in first.items():
+            if begin <= last[buffer] and born <= end:
+                first[buffer], last[buffer] = min(born, begin), max(last[buffer], end)
     for begin, end in loops_of(instructions):
         for buffer, born in first.items():
             if begin <= last[buffer] and born <= end and (born < begin or last[buffer] > end):

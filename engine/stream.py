@@ -100,7 +100,7 @@ class Stream(Stepper):
             tuple(Frame(*spec) for spec in plan.frames(batch, plan.inputs)),
             tuple(Frame(*spec) for spec in plan.frames(batch, plan.outputs)),
             self._memory,
-            program.weight_bytes > RELEASE_ABOVE,
+            program.weight_bytes > RELEASE_ABOVE or program.shared,
             program.fallible,
             *plan.beginning(self._memory),
         )

@@ -16,7 +16,7 @@ cdef extern from "abi.h":
         Py_ssize_t n[24]
         double f[8]
     cdef enum:
-        GS_OK, GS_BAD_INDEX, GS_JUMP, GS_AGAIN
+        GS_OK, GS_BAD_INDEX, GS_JUMP, GS_AGAIN, GS_BESIDE
         GS_BIN_ADD, GS_BIN_SUB, GS_BIN_MUL, GS_BIN_DIV, GS_BIN_POW, GS_BIN_MIN, GS_BIN_MAX, GS_BIN_PRELU, GS_BIN_MOD
         GS_RED_MEAN, GS_RED_MAX, GS_RED_MIN, GS_RED_PROD, GS_RED_L2, GS_RED_SUM_SQUARE
         GS_CMP_EQUAL, GS_CMP_NOT_EQUAL, GS_CMP_LESS, GS_CMP_LESS_EQUAL, GS_CMP_AND
@@ -94,6 +94,10 @@ cdef int copy_at(gs_args *args) noexcept nogil:
 
 
 # ------------------------------------------------------------------------------------------------------------ jumps
+
+cdef int beside(gs_args *args) noexcept nogil:
+    return GS_BESIDE
+
 
 cdef int jump(gs_args *args) noexcept nogil:
     cdef const uint8_t *condition = <const uint8_t *>args.p[0]
@@ -412,6 +416,7 @@ include "memory.pxi"
 KERNELS = {
     **INDEXING_KERNELS,
     **MEMORY_KERNELS,
+    "beside": <size_t>&beside,
     "check_range": <size_t>&check_range,
     "copy": <size_t>&copy,
     "copy_at": <size_t>&copy_at,

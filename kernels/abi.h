@@ -1,7 +1,8 @@
 /* The one calling convention of every kernel, whoever compiled it (Cython, Numba, a user's own).
  *
  * A kernel is an `int (*)(gs_args *)`. It returns 0; GS_JUMP, which goes on with call n[0] of the program; GS_AGAIN, which
- * does so a limited number of times; or another GS_* status, which stops the program.
+ * does so a limited number of times; GS_BESIDE, after which the next n[0] calls run side by side; or another GS_* status, which
+ * stops the program.
  * Buffers are `p`, sizes, strides and flags are `n`, scalars are `f`. Strides count elements, not bytes.
  * "Dense" means C-contiguous. `real` is float or double, fixed per kernel set.
  * No kernel allocates, locks, or writes to `gs_args`, save n[10] of the recurrent kernels (see below).
@@ -25,6 +26,10 @@
  *   n[15] lstm coupling: 0 none, 1 f = 1 - i (ONNX), 2 i = 1 - f (TFLite);  gru: 1 = reset before the product
  *   f[0] clip of pre-activations (+inf: none)   f[1] f[2] alpha, beta of f   f[3] f[4] of g   f[5] f[6] of h
  *   y overlaps neither x nor h0. T = 0 copies the states.
+ *
+ * Recurrent kernels and linear, on more than one thread:
+ *   p[11] a gs_team, or NULL: one thread   n[16] parts that rows are cut into   n[17] parts that every pass over the weights
+ *         is cut into, by outputs; where n[16] is not 1, that is. The bits are those of one thread.
  *
  * linear      y = act(x @ W + b)       p[0] x (rows, K)  p[1] packed  p[4] y (rows, N)
  *             n[0] rows  n[1] K  n[2] N  n[3] x row stride  n[4] y row stride  n[5] activation  f[0] f[1] alpha, beta
@@ -51,6 +56,7 @@
  *             n[0] call to go to  n[1] what the condition must be
  * count       adds n[1] to the counter, then GS_JUMP if (counter < limit) == n[2]   p[1] p[4] counter int64
  *             p[0] limit int64, or NULL: it is n[3]   n[0] call to go to  n[4] 1 = GS_AGAIN instead
+ * beside      GS_BESIDE   p[11] a gs_team   n[0] how many of the calls behind it run side by side: recurrent kernels, all of them
  * copy_at     copy, at a place that a counter names   p[0], p[4], n[0..19] as copy   p[1] counter int64
  *             n[20] n[21] elements of source and target that one count moves on; the caller answers for the bounds
  *
@@ -123,7 +129,15 @@ typedef struct gs_args {
 
 typedef int (*gs_kernel)(gs_args *);
 
-enum { GS_OK = 0, GS_BAD_INDEX = 1, GS_JUMP = 2, GS_AGAIN = 3 };
+enum { GS_OK = 0, GS_BAD_INDEX = 1, GS_JUMP = 2, GS_AGAIN = 3, GS_BESIDE = 4 };
+
+/* Threads to share work with. `run` calls part(context, k) for every k < parts, in any order and side by side, and returns when
+ * all have returned. `wake`: 1 = the work takes so long that sleeping threads are worth waking. */
+typedef void (*gs_part)(void *context, ptrdiff_t part);
+typedef struct gs_team {
+    void (*run)(struct gs_team *, gs_part part, void *context, ptrdiff_t parts);
+    ptrdiff_t wake;
+} gs_team;
 
 /* Every buffer of a step is padded to whole 16-lane blocks. */
 #define GS_BLOCK 16

@@ -40,6 +40,9 @@ cdef extern from *:
 cdef extern from "abi.h":
     Py_ssize_t GS_AHEAD(Py_ssize_t steps, Py_ssize_t batch) noexcept nogil
     Py_ssize_t GS_STEP_SCRATCH(Py_ssize_t batch, Py_ssize_t hidden) noexcept nogil
+    ctypedef void (*gs_part)(void* context, Py_ssize_t part) noexcept nogil
+    ctypedef struct gs_team:
+        void (*run)(gs_team* team, gs_part part, void* context, Py_ssize_t parts) noexcept nogil
 
 
 cdef struct Step:
@@ -59,6 +62,9 @@ cdef struct Step:
     Py_ssize_t padded  # `size` in whole blocks
     real* ahead  # (B, ahead_stride): what the sums are after bias and x, where that was done ahead; else NULL
     Py_ssize_t ahead_stride
+    Py_ssize_t parts  # that every pass over the weights is cut into, for a thread each
+    bint backwards  # which end of the blocks the next pass starts from
+    real* scratch  # (B, 4 * padded)
     real* reset_h  # (B, padded) each, of the GRU that resets before the product: r * h, z, and the sums over x of n
     real* update
     real* candidate
@@ -496,20 +502,22 @@ cdef inline void all_rows(
 
 
 cdef inline void all_units(
-    const int kind, const bint resumes, const Step* s, Py_ssize_t batch, bint backwards
+    const int kind, const bint resumes, const Step* s, Py_ssize_t batch, bint backwards, Py_ssize_t first, Py_ssize_t last
 ) noexcept nogil:
-    """One pass over the weights of a gated cell, from either end of the list of blocks.
+    """One pass over the weights of units `first` to `last` of a gated cell, from either end of the list of blocks.
 
     The end of the last pass is still in the cache: a pass that starts there finds some of its weights closer.
     """
-    cdef Py_ssize_t units = quotient_up(s.size, GS_LANES), count = 2, group, groups, unit, stop
-    if kind == GRU and GS_ROWS == 4 and batch == 1 and units >= 8:
+    cdef Py_ssize_t count = 2, groups = quotient_up(last - first, 2), group, start = first, stride, unit, stop
+    if kind == GRU and GS_ROWS == 4 and batch == 1 and last - first >= 8:
         # A GRU reads three vectors per k where an LSTM reads four: two units leave the load ports idle.
-        count = 4
-    groups = quotient_up(units, count)
+        count, groups = 4, quotient_up(last - first, 4)
+    stride = count
+    if backwards:
+        start, stride = first + (groups - 1) * count, -count
     for group in range(groups):
-        unit = count * (groups - 1 - group if backwards else group)
-        stop = min(unit + count, units)
+        unit = start + group * stride
+        stop = min(unit + count, last)
         if kind == GRU and stop - unit == 4:
             tile(kind, resumes, 1, 4, 4, s, unit, 0)
             continue
@@ -518,43 +526,55 @@ cdef inline void all_units(
             unit += 2
 
 
-cdef void lstm_step(const Step* s, Py_ssize_t batch, bint backwards) noexcept nogil:
+cdef void lstm_step(
+    const Step* s, Py_ssize_t batch, bint backwards, Py_ssize_t first, Py_ssize_t last
+) noexcept nogil:
     if s.ahead is NULL:
-        all_units(LSTM, False, s, batch, backwards)
+        all_units(LSTM, False, s, batch, backwards, first, last)
     else:
-        all_units(LSTM, True, s, batch, backwards)
+        all_units(LSTM, True, s, batch, backwards, first, last)
 
 
-cdef void lstm_step_general(const Step* s, Py_ssize_t batch, bint backwards) noexcept nogil:
+cdef void lstm_step_general(
+    const Step* s, Py_ssize_t batch, bint backwards, Py_ssize_t first, Py_ssize_t last
+) noexcept nogil:
     if s.ahead is NULL:
-        all_units(LSTM_GENERAL, False, s, batch, backwards)
+        all_units(LSTM_GENERAL, False, s, batch, backwards, first, last)
     else:
-        all_units(LSTM_GENERAL, True, s, batch, backwards)
+        all_units(LSTM_GENERAL, True, s, batch, backwards, first, last)
 
 
-cdef void gru_step(const Step* s, Py_ssize_t batch, bint backwards) noexcept nogil:
+cdef void gru_step(
+    const Step* s, Py_ssize_t batch, bint backwards, Py_ssize_t first, Py_ssize_t last
+) noexcept nogil:
     if s.ahead is NULL:
-        all_units(GRU, False, s, batch, backwards)
+        all_units(GRU, False, s, batch, backwards, first, last)
     else:
-        all_units(GRU, True, s, batch, backwards)
+        all_units(GRU, True, s, batch, backwards, first, last)
 
 
-cdef void gru_step_general(const Step* s, Py_ssize_t batch, bint backwards) noexcept nogil:
+cdef void gru_step_general(
+    const Step* s, Py_ssize_t batch, bint backwards, Py_ssize_t first, Py_ssize_t last
+) noexcept nogil:
     if s.ahead is NULL:
-        all_units(GRU_GENERAL, False, s, batch, backwards)
+        all_units(GRU_GENERAL, False, s, batch, backwards, first, last)
     else:
-        all_units(GRU_GENERAL, True, s, batch, backwards)
+        all_units(GRU_GENERAL, True, s, batch, backwards, first, last)
 
 
-cdef void gru_step_reset_before(Step* s, Py_ssize_t batch, bint backwards) noexcept nogil:
-    s.reset_h = <real*>s.args.p[9]
-    s.update = s.reset_h + batch * s.padded
-    s.candidate = s.update + batch * s.padded
+cdef void gru_reset_pass(
+    const Step* s, Py_ssize_t batch, bint backwards, Py_ssize_t first, Py_ssize_t last
+) noexcept nogil:
     if s.ahead is NULL:
-        all_units(GRU_RESET, False, s, batch, backwards)
+        all_units(GRU_RESET, False, s, batch, backwards, first, last)
     else:
-        all_units(GRU_RESET, True, s, batch, backwards)
-    all_units(GRU_CANDIDATE, False, s, batch, not backwards)
+        all_units(GRU_RESET, True, s, batch, backwards, first, last)
+
+
+cdef void gru_candidate_pass(
+    const Step* s, Py_ssize_t batch, bint backwards, Py_ssize_t first, Py_ssize_t last
+) noexcept nogil:
+    all_units(GRU_CANDIDATE, False, s, batch, backwards, first, last)
 
 
 cdef inline void dense_narrow_group(
@@ -589,42 +609,109 @@ cdef void dense_last_joined(const Step* s, Py_ssize_t unit, Py_ssize_t blocks) n
 
 
 cdef inline void dense_pass(
-    const int kind, const bint resumes, const Step* s, Py_ssize_t batch, bint backwards
+    const int kind, const bint resumes, const Step* s, Py_ssize_t batch, bint backwards, Py_ssize_t first, Py_ssize_t last
 ) noexcept nogil:
-    """One pass over the weights of a dense layer: full groups, and the narrow one behind them."""
-    cdef Py_ssize_t blocks = s.padded // GS_BLOCK, units = blocks // 4 * GS_SPLIT, pairs = (units + 1) // 2
+    """One pass over the weights of a dense layer: units `first` to `last` of full groups, and after the last of all the
+    narrow group behind them."""
+    cdef Py_ssize_t blocks = s.padded // GS_BLOCK, units = blocks // 4 * GS_SPLIT, pairs = (last - first + 1) // 2
     cdef Py_ssize_t pair, unit
-    cdef bint joined = not resumes and batch == 1 and blocks % 4 != 0 and units >= 2 and units % 2 == 0 and GS_SPLIT == MOST_JOINED
-    cdef bint alone = blocks % 4 != 0 and not joined
+    cdef bint narrow = blocks % 4 != 0 and last == units
+    cdef bint joined = (
+        kind == DENSE and not resumes and batch == 1 and narrow and last - first >= 2 and units % 2 == 0
+        and GS_SPLIT == MOST_JOINED)
+    cdef bint alone = narrow and not joined
     if alone and backwards:
         dense_last_group(kind, resumes, s, units, batch)
     for pair in range(pairs):
-        unit = 2 * (pairs - 1 - pair if backwards else pair)
+        unit = first + 2 * (pairs - 1 - pair if backwards else pair)
         if joined and unit + 2 == units:
             dense_last_joined(s, unit, blocks % 4)
         else:
-            all_rows(kind, resumes, 4, s, unit, min(unit + 2, units), batch)
+            all_rows(kind, resumes, 4, s, unit, min(unit + 2, last), batch)
     if alone and not backwards:
         dense_last_group(kind, resumes, s, units, batch)
 
 
-cdef void dense_step(const Step* s, Py_ssize_t batch, bint backwards) noexcept nogil:
+cdef void dense_step(
+    const Step* s, Py_ssize_t batch, bint backwards, Py_ssize_t first, Py_ssize_t last
+) noexcept nogil:
     if s.ahead is NULL:
-        dense_pass(DENSE, False, s, batch, backwards)
+        dense_pass(DENSE, False, s, batch, backwards, first, last)
     else:
-        dense_pass(DENSE, True, s, batch, backwards)
+        dense_pass(DENSE, True, s, batch, backwards, first, last)
 
 
-cdef void lstm_ahead(const Step* s, Py_ssize_t rows) noexcept nogil:
-    all_units(LSTM_AHEAD, False, s, rows, False)
+cdef void lstm_ahead(const Step* s, Py_ssize_t rows, Py_ssize_t first, Py_ssize_t last) noexcept nogil:
+    all_units(LSTM_AHEAD, False, s, rows, False, first, last)
 
 
-cdef void gru_ahead(const Step* s, Py_ssize_t rows) noexcept nogil:
-    all_units(GRU_AHEAD, False, s, rows, False)
+cdef void gru_ahead(const Step* s, Py_ssize_t rows, Py_ssize_t first, Py_ssize_t last) noexcept nogil:
+    all_units(GRU_AHEAD, False, s, rows, False, first, last)
 
 
-cdef void dense_ahead(const Step* s, Py_ssize_t rows) noexcept nogil:
-    dense_pass(DENSE_AHEAD, False, s, rows, False)
+cdef void dense_ahead(const Step* s, Py_ssize_t rows, Py_ssize_t first, Py_ssize_t last) noexcept nogil:
+    dense_pass(DENSE_AHEAD, False, s, rows, False, first, last)
+
+
+# ------------------------------------------------------------------------------------------------------- passes, threads
+
+cdef struct Pass:
+    # One pass over the weights, cut into parts: what kind of tiles, for how many rows.
+    const Step* step
+    int kind
+    Py_ssize_t rows
+    Py_ssize_t units
+
+
+cdef inline Py_ssize_t units_of(int kind, const Step* s) noexcept nogil:
+    """Of all outputs; of a dense layer, of its full groups."""
+    if kind == DENSE or kind == DENSE_AHEAD:
+        return s.padded // WIDE * GS_SPLIT
+    return quotient_up(s.size, GS_LANES)
+
+
+cdef void some_units(int kind, const Step* s, Py_ssize_t rows, Py_ssize_t first, Py_ssize_t last) noexcept nogil:
+    """Units `first` to `last` of a pass."""
+    if kind == LSTM:
+        lstm_step(s, rows, s.backwards, first, last)
+    elif kind == GRU:
+        gru_step(s, rows, s.backwards, first, last)
+    elif kind == DENSE:
+        dense_step(s, rows, s.backwards, first, last)
+    elif kind == LSTM_AHEAD:
+        lstm_ahead(s, rows, first, last)
+    elif kind == GRU_AHEAD:
+        gru_ahead(s, rows, first, last)
+    elif kind == DENSE_AHEAD:
+        dense_ahead(s, rows, first, last)
+    elif kind == LSTM_GENERAL:
+        lstm_step_general(s, rows, s.backwards, first, last)
+    elif kind == GRU_GENERAL:
+        gru_step_general(s, rows, s.backwards, first, last)
+    elif kind == GRU_RESET:
+        gru_reset_pass(s, rows, s.backwards, first, last)
+    else:
+        gru_candidate_pass(s, rows, not s.backwards, first, last)
+
+
+cdef void part_of_units(void* context, Py_ssize_t part) noexcept nogil:
+    """Two units at a time, as tiles take them."""
+    cdef const Pass* p = <const Pass*>context
+    cdef Py_ssize_t pairs = quotient_up(p.units, 2), parts = p.step.parts
+    some_units(
+        p.kind, p.step, p.rows, min(2 * (part * pairs // parts), p.units),
+        min(2 * ((part + 1) * pairs // parts), p.units))
+
+
+cdef inline void run_pass(int kind, const Step* s, Py_ssize_t rows) noexcept nogil:
+    """One pass over all weights; returns when its results are there, whoever has computed them."""
+    cdef Py_ssize_t units = units_of(kind, s)
+    cdef Pass p
+    if s.parts == 1 or units == 0:
+        some_units(kind, s, rows, 0, units)
+    else:
+        p.step, p.kind, p.rows, p.units = s, kind, rows, units
+        (<gs_team*>s.args.p[11]).run(<gs_team*>s.args.p[11], part_of_units, &p, s.parts)
 
 
 # ----------------------------------------------------------------------------------------------------- kernels of abi.h
@@ -633,18 +720,33 @@ cdef void set_sizes(Step* s, gs_args* args, Py_ssize_t x_size, Py_ssize_t h_size
     s.args = args
     s.x_size, s.h_size, s.size = x_size, h_size, size
     s.ahead, s.ahead_stride = NULL, 0
+    s.parts, s.backwards = 1 if args.p[11] is NULL else args.n[17], False
     s.padded = quotient_up(size, GS_BLOCK) * GS_BLOCK
     s.block = WIDE * (1 + x_size + h_size)
 
 
-cdef int linear(gs_args* args) noexcept nogil:
+cdef void some_linear(gs_args* args, Py_ssize_t first, Py_ssize_t last) noexcept nogil:
+    """Rows `first` to `last` of a dense layer."""
     cdef Step s
     set_sizes(&s, args, args.n[1], 0, args.n[2])
-    s.x, s.w, s.y, s.h = <const real*>args.p[0], <const real*>args.p[1], <real*>args.p[4], NULL
+    s.x, s.w = <const real*>args.p[0] + first * args.n[3], <const real*>args.p[1]
+    s.y, s.h = <real*>args.p[4] + first * args.n[4], NULL
     s.x_stride, s.y_stride, s.h_stride = args.n[3], args.n[4], 0
     s.activation = <int>args.n[5]
     s.alpha, s.beta, s.clip = splat(<real>args.f[0]), splat(<real>args.f[1]), splat(INFINITY)
-    dense_step(&s, args.n[0], False)
+    run_pass(DENSE, &s, last - first)
+
+
+cdef void part_of_linear(void* context, Py_ssize_t part) noexcept nogil:
+    cdef gs_args* args = <gs_args*>context
+    some_linear(args, part * args.n[0] // args.n[16], (part + 1) * args.n[0] // args.n[16])
+
+
+cdef int linear(gs_args* args) noexcept nogil:
+    if args.p[11] is NULL or args.n[16] == 1:
+        some_linear(args, 0, args.n[0])
+    else:
+        (<gs_team*>args.p[11]).run(<gs_team*>args.p[11], part_of_linear, args, args.n[16])
     return GS_OK
 
 
@@ -652,37 +754,28 @@ cdef void project(gs_args* args, const Step* lstm, real* y, Py_ssize_t y_stride,
     """y = projection @ h, where h is what `lstm` has written."""
     cdef Step s
     set_sizes(&s, args, lstm.size, 0, lstm.h_size)
+    s.parts = lstm.parts
     s.x, s.w, s.y, s.h = lstm.y, <const real*>args.p[8], y, NULL
     s.x_stride, s.y_stride, s.h_stride = lstm.y_stride, y_stride, 0
     s.activation = GS_ACT_IDENTITY
     s.alpha = s.beta = splat(0.0)
     s.clip = splat(INFINITY)
-    dense_step(&s, batch, False)
+    run_pass(DENSE, &s, batch)
 
 
 cdef void run_step(int kind, Step* s, Py_ssize_t batch) noexcept nogil:
     cdef gs_args* args = s.args
-    cdef bint backwards = args.n[10] != 0
     cdef real* y = s.y
-    if kind == LSTM:
-        lstm_step(s, batch, backwards)
-    elif kind == LSTM_GENERAL:
-        if args.p[8] is NULL:
-            lstm_step_general(s, batch, backwards)
-        else:
-            s.y, s.y_stride = <real*>args.p[9], s.padded
-            lstm_step_general(s, batch, backwards)
-            project(args, s, y, args.n[8], batch)
-            s.y, s.y_stride = y, args.n[8]
-    elif kind == GRU:
-        gru_step(s, batch, backwards)
-    elif kind == GRU_GENERAL:
-        gru_step_general(s, batch, backwards)
-    elif kind == GRU_RESET:
-        gru_step_reset_before(s, batch, backwards)
+    if kind == LSTM_GENERAL and args.p[8] is not NULL:
+        s.y, s.y_stride = s.scratch, s.padded
+        run_pass(kind, s, batch)
+        project(args, s, y, args.n[8], batch)
+        s.y, s.y_stride = y, args.n[8]
     else:
-        dense_step(s, batch, backwards)
-    args.n[10] = not backwards
+        run_pass(kind, s, batch)
+        if kind == GRU_RESET:
+            run_pass(GRU_CANDIDATE, s, batch)
+    s.backwards = not s.backwards
 
 
 cdef void work_ahead(int kind, Step* s, real* ahead, const real* x, Py_ssize_t x_stride, Py_ssize_t rows) noexcept nogil:
@@ -690,11 +783,11 @@ cdef void work_ahead(int kind, Step* s, real* ahead, const real* x, Py_ssize_t x
     cdef Py_ssize_t stride = s.x_stride
     s.x, s.x_stride, s.ahead = x, x_stride, ahead
     if kind == LSTM or kind == LSTM_GENERAL:
-        lstm_ahead(s, rows)
+        run_pass(LSTM_AHEAD, s, rows)
     elif kind == DENSE:
-        dense_ahead(s, rows)
+        run_pass(DENSE_AHEAD, s, rows)
     else:
-        gru_ahead(s, rows)
+        run_pass(GRU_AHEAD, s, rows)
     s.x_stride = stride
 
 
@@ -709,6 +802,11 @@ cdef void run_rows(
     cdef Py_ssize_t width = s.h_size, step, time, row, count, begin = 0
     cdef real* ahead = <real*>args.p[9] + GS_STEP_SCRATCH(args.n[1], s.size)
     s.ahead, s.ahead_stride = NULL, 4 * s.padded
+    s.scratch = <real*>args.p[9] + first * s.ahead_stride
+    s.reset_h = s.scratch
+    s.update = s.reset_h + batch * s.padded
+    s.candidate = s.update + batch * s.padded
+    ahead += first * chunk * s.ahead_stride
     if batch > 1 and args.n[5] != batch * args.n[6]:
         chunk = 1
     cdef real* hn = <real*>args.p[5] + first * width
@@ -734,27 +832,17 @@ cdef void run_rows(
             memcpy(hn + row * width, s.h + row * s.h_stride, width * sizeof(real))
 
 
-cdef int run_sequence(int kind, gs_args* args) noexcept nogil:
-    cdef Step s
-    cdef Py_ssize_t batch = args.n[1], row, time, length, chunk = GS_AHEAD(args.n[0], args.n[1])
+cdef void some_rows(int kind, Step* s, Py_ssize_t first, Py_ssize_t last) noexcept nogil:
+    """All time steps of rows `first` to `last`; of each by itself, where they have lengths."""
+    cdef gs_args* args = s.args
     cdef const int32_t* lengths = <const int32_t*>args.p[10]
-    set_sizes(&s, args, args.n[2], args.n[4], args.n[3])
-    s.w = <const real*>args.p[1]
-    s.c = NULL
-    s.x_stride, s.y_stride = args.n[6], args.n[8]
-    s.activation = <int>args.n[12]
-    s.alpha, s.beta = splat(<real>args.f[1]), splat(<real>args.f[2])
-    s.clip = splat(<real>args.f[0] if args.n[11] else INFINITY)
-    if kind == GRU or kind == GRU_GENERAL or kind == GRU_RESET:
-        s.block = WIDE + 3 * GS_BLOCK * (s.x_size + s.h_size)
-    elif kind != DENSE and args.p[6] != args.p[3]:
-        memcpy(args.p[6], args.p[3], batch * s.size * sizeof(real))
+    cdef Py_ssize_t row, time, length, chunk = GS_AHEAD(args.n[0], args.n[1])
     if lengths is NULL:
-        run_rows(kind, &s, 0, batch, args.n[0], chunk)
-        return GS_OK
-    for row in range(batch):
+        run_rows(kind, s, first, last - first, args.n[0], chunk)
+        return
+    for row in range(first, last):
         length = min(max(<Py_ssize_t>lengths[row], 0), args.n[0])
-        run_rows(kind, &s, row, 1, length, chunk)
+        run_rows(kind, s, row, 1, length, chunk)
         for time in range(length, args.n[0]):
             memset(<real*>args.p[4] + time * args.n[7] + row * args.n[8], 0, s.h_size * sizeof(real))
         if length == 0 and args.n[0] > 0:
@@ -762,6 +850,42 @@ cdef int run_sequence(int kind, gs_args* args) noexcept nogil:
             memset(<real*>args.p[5] + row * s.h_size, 0, s.h_size * sizeof(real))
             if s.c is not NULL:
                 memset(s.c, 0, s.size * sizeof(real))
+
+
+cdef struct Sequence:
+    # A layer over its time steps, whose rows are cut into parts.
+    const Step* step
+    int kind
+
+
+cdef void part_of_rows(void* context, Py_ssize_t part) noexcept nogil:
+    cdef const Sequence* q = <const Sequence*>context
+    cdef Step s = q.step[0]
+    cdef Py_ssize_t batch = s.args.n[1], parts = s.args.n[16]
+    some_rows(q.kind, &s, part * batch // parts, (part + 1) * batch // parts)
+
+
+cdef int run_sequence(int kind, gs_args* args) noexcept nogil:
+    cdef Step s
+    cdef Sequence q
+    set_sizes(&s, args, args.n[2], args.n[4], args.n[3])
+    s.w = <const real*>args.p[1]
+    s.c = NULL
+    s.x_stride, s.y_stride = args.n[6], args.n[8]
+    s.activation = <int>args.n[12]
+    s.alpha, s.beta = splat(<real>args.f[1]), splat(<real>args.f[2])
+    s.clip = splat(<real>args.f[0] if args.n[11] else INFINITY)
+    s.backwards = args.n[10] != 0
+    if kind == GRU or kind == GRU_GENERAL or kind == GRU_RESET:
+        s.block = WIDE + 3 * GS_BLOCK * (s.x_size + s.h_size)
+    elif kind != DENSE and args.p[6] != args.p[3]:
+        memcpy(args.p[6], args.p[3], args.n[1] * s.size * sizeof(real))
+    if args.p[11] is NULL or args.n[16] == 1:
+        some_rows(kind, &s, 0, args.n[1])
+    else:
+        q.step, q.kind = &s, kind
+        (<gs_team*>args.p[11]).run(<gs_team*>args.p[11], part_of_rows, &q, args.n[16])
+    args.n[10] = (args.n[10] + args.n[0]) & 1
     return GS_OK
 
 

@@ -72,6 +72,7 @@ def load(
     fix: str | Sequence[str] = (),
     backend: str = "auto",
     dtype: Any = None,
+    threads: int = 1,
     self_test: bool = True,
 ) -> Model:
     """Load a trained model.
@@ -116,6 +117,11 @@ def load(
     dtype : {"float32", "float64"}, optional
         The arithmetic: float32 unless asked for. Ports keep the file's types (with "float64", floating ones are
         float64).
+    threads : int
+        How many threads may share the work of a call, from 1 to 64; no more are used than there are processors. Results
+        are the same to the bit. Small layers stay on one thread, where a second would make them slower. What threads
+        share is the rows of a batch, the directions of a bidirectional layer, and large layers. One call of the
+        process at a time has the other threads; a call beside it runs on its own thread.
     self_test : bool
         Hold a `.gatestep` file to the results that are stored in it.
 
@@ -137,6 +143,7 @@ def load(
     import numpy as np
 
     from gatestep.engine.model import Model
+    from gatestep.engine.threads import checked
     from gatestep.importers.kinds import is_container
 
     real = np.dtype("float32" if dtype is None else dtype)
@@ -144,6 +151,8 @@ def load(
         raise ValueError(f"dtype={dtype!r} is not float32 or float64")
     if backend not in ("auto", "cython", "numba"):
         raise ValueError(f"backend={backend!r} is not 'auto', 'cython' or 'numba'")
+    kernels = "cython" if backend == "auto" else backend
+    checked(threads, kernels)
     if is_container(source):
         given: dict[str, Any] = {
             "spec": spec,
@@ -155,11 +164,10 @@ def load(
             "fix": fix or None,
         }
         given |= {"states": states, "bind": bind, "shapes": shapes, "dtype": dtype}
-        return _load_file(source, given, backend, self_test)
+        return _load_file(source, given, kernels, threads, self_test)
     weights = {"spec": spec, "state_dict": state_dict, "strip_prefix": strip_prefix}
     graph = _graph(source, **weights, example=example, inputs=inputs, outputs=outputs, fix=fix, bind=bind)
-    kernels = "cython" if backend == "auto" else backend
-    return Model(graph, states=states, backend=kernels, dtype=real, bind=bind, shapes=shapes)
+    return Model(graph, states=states, backend=kernels, dtype=real, bind=bind, shapes=shapes, threads=threads)
 
 
 def _graph(
@@ -205,14 +213,14 @@ def _graph(
     return read_onnx(source, inputs=inputs, outputs=outputs, fix=fix)
 
 
-def _load_file(source: Any, given: Mapping[str, Any], backend: str, self_test: bool) -> Model:
-    """The model of a `.gatestep` file, in which everything but the backend is settled."""
+def _load_file(source: Any, given: Mapping[str, Any], backend: str, threads: int, self_test: bool) -> Model:
+    """The model of a `.gatestep` file, in which everything but the backend and the threads is settled."""
     from gatestep._convert import load_file
 
     named = [f"{name}=" for name, value in given.items() if value is not None]
     if named:
         raise ValueError(f"{', '.join(named)}: a .gatestep file keeps what it was converted with; convert again")
-    return load_file(source, backend="cython" if backend == "auto" else backend, test=self_test)
+    return load_file(source, backend=backend, threads=threads, test=self_test)
 
 
 def convert(source: Any, path: str | os.PathLike[str], **options: Any) -> None:
@@ -224,7 +232,7 @@ def convert(source: Any, path: str | os.PathLike[str], **options: Any) -> None:
     path : path
         Where the file goes. It appears when it is complete.
     **options
-        As for `load`: they are settled in the file, all but `backend`.
+        As for `load`: they are settled in the file, all but `backend` and `threads`.
 
     Raises
     ------

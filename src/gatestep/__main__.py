@@ -44,7 +44,7 @@ def model_options(options: argparse.Namespace) -> dict[str, Any]:
         "dtype": options.dtype,
     }
     settled = {name: value for name, value in given.items() if value is not None}
-    return {**settled, "backend": options.backend, "self_test": not options.no_self_test}
+    return {**settled, "backend": options.backend, "threads": options.threads, "self_test": not options.no_self_test}
 
 
 def load(options: argparse.Namespace) -> Model:

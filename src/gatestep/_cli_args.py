@@ -205,6 +205,9 @@ def add_model_options(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--backend", choices=("auto", "cython", "numba"), default="auto", help="kernels (default: auto)"
     )
+    command.add_argument(
+        "--threads", metavar="N", type=int, default=1, help="threads that share large layers and batches (default: 1)"
+    )
     command.add_argument("--dtype", choices=("float32", "float64"), help="type to compute in (default: float32)")
     command.add_argument(
         "--fix",

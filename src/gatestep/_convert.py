@@ -28,7 +28,9 @@ TOLERANCE = {"float32": 1e-4, "float64": 1e-10}
 ROUNDED = 0.05
 ROUNDING = ("Quantize", "Integer", "Round")
 #: What a model is made with, beside its graph: these are fixed in a file.
-OPTIONS = [name for name in inspect.signature(Model).parameters if name not in ("graph", "backend", "layout")]
+OPTIONS = [
+    name for name in inspect.signature(Model).parameters if name not in ("graph", "backend", "layout", "threads")
+]
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -109,7 +111,7 @@ def tested(model: Model, inputs: dict[str, Array], batch: int | None) -> dict[st
 # ---------------------------------------------------------------------- reading
 
 
-def load_file(source: Any, *, backend: str, test: bool) -> Model:
+def load_file(source: Any, *, backend: str, threads: int, test: bool) -> Model:
     """The model in a `.gatestep` file.
 
     Raises
@@ -134,9 +136,9 @@ def load_file(source: Any, *, backend: str, test: bool) -> Model:
             raise ModelFormatError(f"{held.name}: no options that a model is made with")
         if held.writer == gatestep.__version__:
             graph, layout = held.analysed()
-            model = Model(graph, backend=backend, layout=layout, **options)
+            model = Model(graph, backend=backend, layout=layout, threads=threads, **options)
         else:  # what another version found out need not be what this one goes by
-            model = Model(held.imported, backend=backend, **options)
+            model = Model(held.imported, backend=backend, threads=threads, **options)
         if test:
             check(model, held)
     except GatestepError:

@@ -264,6 +264,23 @@ def test_cuts_of_batch_and_time_leave_the_bits(
             assert abi.same_bits(got, all_rows[row:row_end].copy())
 
 
+@pytest.mark.parametrize("cell", sorted(GATES))
+@pytest.mark.parametrize("hidden", [17, 33, 130])
+def test_any_number_of_steps_has_the_bits_of_single_ones(
+    abi: ModuleType, kernel_set: Any, cell: str, hidden: int
+) -> None:
+    layer, steps = Layer(cell, 7, hidden), 35  # sums over x of 16 steps are done ahead; what is left may be one step
+    x, h0, c0 = data(layer, kernel_set.dtype, steps, 1, 4)
+    single, h, c = [], h0, c0
+    for time in range(steps):
+        y, h, *rest = layer.run(abi, kernel_set, x[time : time + 1], h, c)
+        c = rest[0] if rest else c
+        single.append(y)
+    for count in range(1, steps + 1):
+        whole = layer.run(abi, kernel_set, x[:count], h0, c0)[0]
+        assert abi.same_bits(whole, np.concatenate(single[:count])), count
+
+
 @pytest.mark.parametrize("cell", ["lstm", "gru"])
 def test_general_path_has_the_bits_of_the_fast_one(abi: ModuleType, kernel_set: Any, cell: str) -> None:
     for hidden in (17, 64):

@@ -1,0 +1,239 @@
+/* Threads that share the work of one kernel call: one team for the process, made when first needed.
+ *
+ * Work comes in parts. The caller offers part k to helper k, computes part 0, then takes back whatever has not been begun,
+ * and waits for the rest. So nothing depends on a helper: one that sleeps, that the system has not let run, or that could
+ * not be made, only leaves its part to the caller. One call at a time has the team; to every other one, from another thread or from
+ * within a part, it is busy, and that caller computes all parts itself.
+ *
+ * A helper spins for a short while after a call, as the next one may come at once, and then sleeps on a condition variable.
+ * Waking it costs the caller some microseconds: worth it for long calls (`gs_team.wake`), and for short ones that follow
+ * each other closely.
+ */
+#ifndef GATESTEP_TEAM_H
+#define GATESTEP_TEAM_H
+#include <pthread.h>
+#include <sched.h>
+#include <signal.h>
+#include <stdatomic.h>
+#include <stdint.h>
+#include <time.h>
+#include "abi.h"
+#include "simd.h"
+
+enum {
+    GS_MOST_THREADS = 64,
+    GS_SPIN = 40000,      /* nanoseconds of spinning before sleep */
+    GS_EAGER = 4000,      /* of these, without letting others have the processor */
+    GS_CLOSELY = 200000,  /* calls so soon after each other are worth waking a helper for */
+    GS_GLANCES = 32,      /* of spinning between looks at the clock */
+    GS_STACK = 1 << 20,
+};
+
+enum { GS_AWAKE, GS_ASLEEP, GS_CALLED };
+
+/* Two lines, as processors fetch them in pairs. */
+typedef struct gs_helper {
+    /* The call that a part is offered in, doubled; plus 1 when the part is taken. Whoever takes it may read the next two. */
+    _Alignas(128) _Atomic uint64_t offer;
+    gs_part part;
+    void *context;
+    _Atomic int sleep;
+    ptrdiff_t number;
+    pthread_mutex_t lock;
+    pthread_cond_t bell;
+    _Alignas(128) _Atomic uint64_t done; /* the offer that it has carried out */
+} gs_helper;
+
+static struct {
+    _Alignas(128) _Atomic int busy;
+    uint64_t call;     /* this and what follows belongs to who has set `busy` */
+    uint64_t last;     /* nanoseconds: when a call found sleepers */
+    ptrdiff_t made;    /* helpers that there are */
+    ptrdiff_t most;    /* that could be made */
+    int follows_forks;
+    _Alignas(128) _Atomic int waits; /* whether the caller sleeps */
+    pthread_mutex_t lock;
+    pthread_cond_t bell;
+    gs_helper helpers[GS_MOST_THREADS];
+} gs_the_team = {.most = GS_MOST_THREADS - 1, .lock = PTHREAD_MUTEX_INITIALIZER, .bell = PTHREAD_COND_INITIALIZER};
+
+static inline uint64_t gs_now(void) {
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
+}
+
+static inline void gs_glance(void) {
+#if defined(__x86_64__)
+    _mm_pause();
+#elif defined(__aarch64__)
+    __asm__ volatile("isb");
+#endif
+}
+
+/* Spin a little; 0 when it is time to sleep. `since` is 0 at first. */
+static int gs_spin(uint64_t *since) {
+    uint64_t spun;
+    if (*since == 0) *since = gs_now();
+    spun = gs_now() - *since;
+    if (spun > GS_SPIN) return 0;
+    if (spun > GS_EAGER) sched_yield();
+    return 1;
+}
+
+/* ------------------------------------------------------------------------------------------------------------ helpers */
+
+static void gs_fall_asleep(gs_helper *h) {
+    pthread_mutex_lock(&h->lock);
+    atomic_store(&h->sleep, GS_ASLEEP);
+    /* Who offers something after this line sees that this helper sleeps. */
+    while (atomic_load(&h->offer) & 1 && atomic_load(&h->sleep) == GS_ASLEEP) pthread_cond_wait(&h->bell, &h->lock);
+    atomic_store(&h->sleep, GS_AWAKE);
+    pthread_mutex_unlock(&h->lock);
+}
+
+static uint64_t gs_await_offer(gs_helper *h) {
+    uint64_t offer, since = 0;
+    for (;;) {
+        for (int glance = 0; glance < GS_GLANCES; glance++) {
+            offer = atomic_load_explicit(&h->offer, memory_order_acquire);
+            if (!(offer & 1)) return offer;
+            gs_glance();
+        }
+        if (!gs_spin(&since)) {
+            gs_fall_asleep(h);
+            since = 0;
+        }
+    }
+}
+
+static void *gs_help(void *helper) {
+    gs_helper *h = helper;
+    uint64_t offer;
+    gs_ftz_on();
+    for (;;) {
+        offer = gs_await_offer(h);
+        if (!atomic_compare_exchange_strong(&h->offer, &offer, offer | 1)) continue;
+        h->part(h->context, h->number);
+        atomic_store(&h->done, offer);
+        if (atomic_load(&gs_the_team.waits)) {
+            pthread_mutex_lock(&gs_the_team.lock);
+            pthread_cond_signal(&gs_the_team.bell);
+            pthread_mutex_unlock(&gs_the_team.lock);
+        }
+    }
+    return NULL;
+}
+
+/* ----------------------------------------------------------------------------------------------------- making the team */
+
+/* No thread survives a fork in the child, whatever it was doing: the child makes a team of its own. */
+static void gs_in_child(void) {
+    static const pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
+    static const pthread_cond_t bell = PTHREAD_COND_INITIALIZER;
+    gs_the_team.made = 0;
+    gs_the_team.most = GS_MOST_THREADS - 1;
+    gs_the_team.lock = lock;
+    gs_the_team.bell = bell;
+    atomic_store(&gs_the_team.waits, 0);
+    atomic_store(&gs_the_team.busy, 0);
+}
+
+static int gs_hire(void) {
+    gs_helper *h = &gs_the_team.helpers[gs_the_team.made + 1];
+    pthread_attr_t attributes;
+    pthread_t thread;
+    sigset_t all, before;
+    int failed;
+    h->number = gs_the_team.made + 1;
+    atomic_store(&h->offer, 1);
+    atomic_store(&h->done, 1);
+    atomic_store(&h->sleep, GS_AWAKE);
+    pthread_mutex_init(&h->lock, NULL);
+    pthread_cond_init(&h->bell, NULL);
+    if (!gs_the_team.follows_forks) {
+        if (pthread_atfork(NULL, NULL, gs_in_child)) return 0;
+        gs_the_team.follows_forks = 1;
+    }
+    if (pthread_attr_init(&attributes)) return 0;
+    pthread_attr_setdetachstate(&attributes, PTHREAD_CREATE_DETACHED);
+    pthread_attr_setstacksize(&attributes, GS_STACK);
+    sigfillset(&all); /* signals are for the threads of Python */
+    pthread_sigmask(SIG_SETMASK, &all, &before);
+    failed = pthread_create(&thread, &attributes, gs_help, h);
+    pthread_sigmask(SIG_SETMASK, &before, NULL);
+    pthread_attr_destroy(&attributes);
+    if (!failed) gs_the_team.made++;
+    return !failed;
+}
+
+/* ---------------------------------------------------------------------------------------------------------- a call */
+
+static int gs_worth_waking(const gs_team *team) {
+    uint64_t now, before = gs_the_team.last;
+    if (team->wake) return 1;
+    gs_the_team.last = now = gs_now();
+    return now - before < GS_CLOSELY;
+}
+
+static void gs_wake(gs_helper *h) {
+    pthread_mutex_lock(&h->lock);
+    if (atomic_load(&h->sleep) == GS_ASLEEP) {
+        atomic_store(&h->sleep, GS_CALLED);
+        pthread_cond_signal(&h->bell);
+    }
+    pthread_mutex_unlock(&h->lock);
+}
+
+static void gs_await_done(gs_helper *h, uint64_t offer) {
+    uint64_t since = 0;
+    do {
+        for (int glance = 0; glance < GS_GLANCES; glance++) {
+            if (atomic_load_explicit(&h->done, memory_order_acquire) == offer) return;
+            gs_glance();
+        }
+    } while (gs_spin(&since));
+    pthread_mutex_lock(&gs_the_team.lock);
+    atomic_store(&gs_the_team.waits, 1);
+    while (atomic_load(&h->done) != offer) pthread_cond_wait(&gs_the_team.bell, &gs_the_team.lock);
+    atomic_store(&gs_the_team.waits, 0);
+    pthread_mutex_unlock(&gs_the_team.lock);
+}
+
+/* part(context, k) for every k < parts, side by side where that is possible; returns when all are done. */
+static void gs_run_parts(gs_team *team, gs_part part, void *context, ptrdiff_t parts) {
+    uint64_t offer, open;
+    ptrdiff_t k, helpers;
+    int wake = -1;
+    if (atomic_load_explicit(&gs_the_team.busy, memory_order_relaxed) || atomic_exchange(&gs_the_team.busy, 1)) {
+        for (k = 0; k < parts; k++) part(context, k);
+        return;
+    }
+    while (gs_the_team.made < parts - 1 && gs_the_team.made < gs_the_team.most)
+        if (!gs_hire()) gs_the_team.most = gs_the_team.made;
+    helpers = parts - 1 < gs_the_team.made ? parts - 1 : gs_the_team.made;
+    offer = 2 * ++gs_the_team.call;
+    for (k = 1; k <= helpers; k++) {
+        gs_helper *h = &gs_the_team.helpers[k];
+        h->part = part;
+        h->context = context;
+        atomic_store(&h->offer, offer);
+        if (atomic_load(&h->sleep) == GS_ASLEEP) {
+            if (wake < 0) wake = gs_worth_waking(team);
+            if (wake) gs_wake(h);
+        }
+    }
+    part(context, 0);
+    for (k = helpers + 1; k < parts; k++) part(context, k);
+    for (k = 1; k <= helpers; k++) {
+        open = offer;
+        if (atomic_compare_exchange_strong(&gs_the_team.helpers[k].offer, &open, offer | 1)) {
+            part(context, k);
+            atomic_store_explicit(&gs_the_team.helpers[k].done, offer, memory_order_relaxed);
+        }
+    }
+    for (k = 1; k <= helpers; k++) gs_await_done(&gs_the_team.helpers[k], offer);
+    atomic_store_explicit(&gs_the_team.busy, 0, memory_order_release);
+}
+
+#endif
