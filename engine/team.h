@@ -5,12 +5,17 @@
  * not be made, only leaves its part to the caller. One call at a time has the team; to every other one, from another thread or from
  * within a part, it is busy, and that caller computes all parts itself.
  *
+ * A helper that has begun and then loses its processor to another program makes the caller wait. For twenty times as long the
+ * team then stays out of use: on a machine that is busy otherwise, a call takes on average as long as alone.
+ * A helper that finds itself on the processor of the caller moves to another one (Linux): the two would take turns.
+ *
  * A helper spins for a short while after a call, as the next one may come at once, and then sleeps on a condition variable.
  * Waking it costs the caller some microseconds: worth it for long calls (`gs_team.wake`), and for short ones that follow
  * each other closely.
  */
 #ifndef GATESTEP_TEAM_H
 #define GATESTEP_TEAM_H
+/* Needs _GNU_SOURCE on Linux, as Python.h defines it. */
 #include <pthread.h>
 #include <sched.h>
 #include <signal.h>
@@ -24,12 +29,20 @@ enum {
     GS_MOST_THREADS = 64,
     GS_SPIN = 40000,      /* nanoseconds of spinning before sleep */
     GS_EAGER = 4000,      /* of these, without letting others have the processor */
+    GS_REST = 20,         /* times as long as a caller had to wait in vain, helpers are not used */
     GS_CLOSELY = 200000,  /* calls so soon after each other are worth waking a helper for */
     GS_GLANCES = 32,      /* of spinning between looks at the clock */
     GS_STACK = 1 << 20,
 };
 
 enum { GS_AWAKE, GS_ASLEEP, GS_CALLED };
+
+/* Processors. */
+#if defined(__linux__)
+typedef cpu_set_t gs_allowed;
+#else
+typedef int gs_allowed;
+#endif
 
 /* Two lines, as processors fetch them in pairs. */
 typedef struct gs_helper {
@@ -48,10 +61,12 @@ static struct {
     _Alignas(128) _Atomic int busy;
     uint64_t call;     /* this and what follows belongs to who has set `busy` */
     uint64_t last;     /* nanoseconds: when a call found sleepers */
+    uint64_t rest;     /* until when helpers are not used, or 0 */
     ptrdiff_t made;    /* helpers that there are */
     ptrdiff_t most;    /* that could be made */
     int follows_forks;
     _Alignas(128) _Atomic int waits; /* whether the caller sleeps */
+    _Atomic int processor; /* that the caller was on when helpers were late, plus 1 */
     pthread_mutex_t lock;
     pthread_cond_t bell;
     gs_helper helpers[GS_MOST_THREADS];
@@ -68,6 +83,40 @@ static inline void gs_glance(void) {
     _mm_pause();
 #elif defined(__aarch64__)
     __asm__ volatile("isb");
+#endif
+}
+
+/* The number of the processor, plus 1; 0 where it cannot be known. */
+static inline int gs_processor(void) {
+#if defined(__linux__)
+    return sched_getcpu() + 1;
+#else
+    return 0;
+#endif
+}
+
+/* Those that the thread which made this one could run on. */
+static gs_allowed gs_all_allowed(void) {
+    gs_allowed all;
+#if defined(__linux__)
+    CPU_ZERO(&all);
+    sched_getaffinity(0, sizeof all, &all); /* none if there are more than the set holds: it is then left alone */
+#else
+    all = 0;
+#endif
+    return all;
+}
+
+/* Off the caller's processor, to another one of `allowed`. */
+static void gs_keep_off(const gs_allowed *allowed) {
+#if defined(__linux__)
+    int taken = atomic_load_explicit(&gs_the_team.processor, memory_order_relaxed);
+    gs_allowed others = *allowed;
+    if (taken == 0 || taken != gs_processor()) return;
+    CPU_CLR(taken - 1, &others);
+    if (CPU_COUNT(&others)) sched_setaffinity(0, sizeof others, &others);
+#else
+    (void)allowed;
 #endif
 }
 
@@ -92,9 +141,10 @@ static void gs_fall_asleep(gs_helper *h) {
     pthread_mutex_unlock(&h->lock);
 }
 
-static uint64_t gs_await_offer(gs_helper *h) {
+static uint64_t gs_await_offer(gs_helper *h, const gs_allowed *allowed) {
     uint64_t offer, since = 0;
     for (;;) {
+        gs_keep_off(allowed);
         for (int glance = 0; glance < GS_GLANCES; glance++) {
             offer = atomic_load_explicit(&h->offer, memory_order_acquire);
             if (!(offer & 1)) return offer;
@@ -110,9 +160,10 @@ static uint64_t gs_await_offer(gs_helper *h) {
 static void *gs_help(void *helper) {
     gs_helper *h = helper;
     uint64_t offer;
+    gs_allowed allowed = gs_all_allowed();
     gs_ftz_on();
     for (;;) {
-        offer = gs_await_offer(h);
+        offer = gs_await_offer(h, &allowed);
         if (!atomic_compare_exchange_strong(&h->offer, &offer, offer | 1)) continue;
         h->part(h->context, h->number);
         atomic_store(&h->done, offer);
@@ -132,6 +183,7 @@ static void gs_in_child(void) {
     static const pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
     static const pthread_cond_t bell = PTHREAD_COND_INITIALIZER;
     gs_the_team.made = 0;
+    gs_the_team.rest = 0;
     gs_the_team.most = GS_MOST_THREADS - 1;
     gs_the_team.lock = lock;
     gs_the_team.bell = bell;
@@ -185,8 +237,9 @@ static void gs_wake(gs_helper *h) {
     pthread_mutex_unlock(&h->lock);
 }
 
-static void gs_await_done(gs_helper *h, uint64_t offer) {
-    uint64_t since = 0;
+/* `own` is how long the caller's own part took. */
+static void gs_await_done(gs_helper *h, uint64_t offer, uint64_t own) {
+    uint64_t since = 0, now;
     do {
         for (int glance = 0; glance < GS_GLANCES; glance++) {
             if (atomic_load_explicit(&h->done, memory_order_acquire) == offer) return;
@@ -198,15 +251,31 @@ static void gs_await_done(gs_helper *h, uint64_t offer) {
     while (atomic_load(&h->done) != offer) pthread_cond_wait(&gs_the_team.bell, &gs_the_team.lock);
     atomic_store(&gs_the_team.waits, 0);
     pthread_mutex_unlock(&gs_the_team.lock);
+    now = gs_now();
+    if (now - since > own + GS_SPIN) gs_the_team.rest = now + GS_REST * (now - since - own);
+}
+
+static int gs_rests(void) {
+    if (gs_the_team.rest && gs_now() >= gs_the_team.rest) gs_the_team.rest = 0;
+    return gs_the_team.rest != 0;
+}
+
+static void gs_alone(gs_part part, void *context, ptrdiff_t parts) {
+    for (ptrdiff_t k = 0; k < parts; k++) part(context, k);
 }
 
 /* part(context, k) for every k < parts, side by side where that is possible; returns when all are done. */
 static void gs_run_parts(gs_team *team, gs_part part, void *context, ptrdiff_t parts) {
-    uint64_t offer, open;
+    uint64_t offer, open, began, own;
     ptrdiff_t k, helpers;
     int wake = -1;
     if (atomic_load_explicit(&gs_the_team.busy, memory_order_relaxed) || atomic_exchange(&gs_the_team.busy, 1)) {
-        for (k = 0; k < parts; k++) part(context, k);
+        gs_alone(part, context, parts);
+        return;
+    }
+    if (gs_rests()) {
+        atomic_store_explicit(&gs_the_team.busy, 0, memory_order_release);
+        gs_alone(part, context, parts);
         return;
     }
     while (gs_the_team.made < parts - 1 && gs_the_team.made < gs_the_team.most)
@@ -223,16 +292,19 @@ static void gs_run_parts(gs_team *team, gs_part part, void *context, ptrdiff_t p
             if (wake) gs_wake(h);
         }
     }
+    began = gs_now();
     part(context, 0);
+    own = gs_now() - began;
     for (k = helpers + 1; k < parts; k++) part(context, k);
     for (k = 1; k <= helpers; k++) {
         open = offer;
         if (atomic_compare_exchange_strong(&gs_the_team.helpers[k].offer, &open, offer | 1)) {
+            atomic_store_explicit(&gs_the_team.processor, gs_processor(), memory_order_relaxed);
             part(context, k);
             atomic_store_explicit(&gs_the_team.helpers[k].done, offer, memory_order_relaxed);
         }
     }
-    for (k = 1; k <= helpers; k++) gs_await_done(&gs_the_team.helpers[k], offer);
+    for (k = 1; k <= helpers; k++) gs_await_done(&gs_the_team.helpers[k], offer, own);
     atomic_store_explicit(&gs_the_team.busy, 0, memory_order_release);
 }
 

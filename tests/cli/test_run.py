@@ -64,6 +64,16 @@ def test_backend(run: Run, models: Path, tmp_path: Path) -> None:
     np.testing.assert_array_equal(np.load(tmp_path / "y.npy"), gatestep.load(models / "gru.onnx").run(FRAMES))
 
 
+def test_threads(run: Run, models: Path, tmp_path: Path) -> None:
+    np.save(tmp_path / "x.npy", FRAMES)
+    for model in ("gru.onnx", "bidirectional.onnx"):
+        good(run("run", models / model, "x.npy", "-o", "one.npy"))
+        good(run("run", models / model, "x.npy", "-o", "two.npy", "--threads", "2"))
+        assert (tmp_path / "one.npy").read_bytes() == (tmp_path / "two.npy").read_bytes()
+        good(run("verify", models / model, "--threads", "2"))
+    refused(run("inspect", models / "gru.onnx", "--threads", "0"), 2, "threads=0 is not a number from 1 to 64")
+
+
 def test_an_input_that_is_bound(run: Run, models: Path) -> None:
     h = np.zeros((1, 1, 4)).tolist()
     assert "input   h0" in good(run("inspect", models / "gru.onnx"))

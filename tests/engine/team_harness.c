@@ -1,4 +1,5 @@
 /* The thread team without Python, for ThreadSanitizer: callers of all sizes at once, nested calls, sleep, forks. */
+#define _GNU_SOURCE
 #include <stdio.h>
 #include <stdlib.h>
 #include <sys/wait.h>

@@ -213,6 +213,25 @@ def test_numba_computes_on_one_thread(net: Any) -> None:
         graph_of(net, {"op": "RNN", "hidden": 3}, 2, 1).model(threads=2, backend="numba")
 
 
+def test_a_converted_file_runs_on_any_number(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    weights = {
+        "weight_ih_l0": rng.standard_normal((1024, 64)) * 0.1,
+        "weight_hh_l0": rng.standard_normal((1024, 256)) * 0.1,
+        "bias_ih_l0": rng.standard_normal(1024),
+        "bias_hh_l0": rng.standard_normal(1024),
+    }
+    weights = {name: array.astype(np.float32) for name, array in weights.items()}
+    gs.convert(weights, tmp_path / "m.gatestep", spec=gs.nn.LSTM(64, 256), threads=2)
+    frames = noise(20, 64)
+    with patch.object(rule, "at_most", lambda: 2):
+        one, two = gs.load(tmp_path / "m.gatestep"), gs.load(tmp_path / "m.gatestep", threads=2)
+        assert (one.threads, two.threads) == (1, 2)
+        assert one.run(frames).tobytes() == two.run(frames).tobytes()
+    with pytest.raises(ValueError, match="threads=65 is not a number"):
+        gs.load(tmp_path / "m.gatestep", threads=65)
+
+
 # ---------------------------------------------------------------------- the team
 
 #: What a process of its own begins with: a step that two threads share, and what one thread gives.
