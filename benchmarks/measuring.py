@@ -10,7 +10,7 @@ import numpy as np
 
 from .cells import Case
 from .limits import Limits, reading
-from .models import Own, Runner, runners
+from .models import Own, Runner, frames_of, runners
 from .peers import OURS, Contender, contenders
 from .timing import Effort, Spread, Timed, each, rounds
 
@@ -139,7 +139,8 @@ def measure(case: Case, names: Iterable[str], effort: Effort) -> Measured:
 
 def measure_model(own: Own, mode: str, names: Iterable[str], effort: Effort) -> Measured:
     """Time a file by turns: ours and the peers that run it, with the results that we have."""
-    made, absent, frames = runners(own, mode, names)
+    mode, frames = frames_of(own, mode)
+    made, absent = runners(own, mode, frames, names)
     errors, wrong = _compared(made)
     absent |= {name: f"gives other results: they differ by {errors[name]:.2g}" for name in wrong}
     made = {name: runner for name, runner in made.items() if name not in wrong}

@@ -21,10 +21,10 @@ from .peers.onnxruntime import bound, session_of
 from .peers.openvino import compiled
 from .timing import Timed, looped
 
-__all__ = ["MODES", "Own", "Runner", "runners"]
+__all__ = ["MODES", "Own", "Runner", "frames_of", "runners"]
 
 Array = np.ndarray[Any, np.dtype[Any]]
-#: One frame per call, state carried; one call for a recording, from the initial state.
+#: One frame per call, state carried; a recording per call, from the initial state, or what the file fixes instead.
 MODES = ("step", "sequence")
 
 
@@ -73,11 +73,25 @@ class Runner:
     timed: Timed
 
 
-def runners(own: Own, mode: str, names: Iterable[str]) -> tuple[dict[str, Runner], dict[str, str], int]:
-    """Ours, the peers that run the file, and why others do not; and the frames of a call."""
+def frames_of(own: Own, mode: str) -> tuple[str, int]:
+    """The mode, "call" if the file fixes what a recording would be, and the frames of a call."""
+    if mode == "step":
+        return mode, 1
+    draw = _feeds.random_values(np.random.default_rng(3))
+    short, long = (_feeds.whole(own.model, count, 1, draw) for count in (1, cells.SEQUENCE[0]))
+    if all(np.shape(short[name]) == np.shape(array) for name, array in long.items()):
+        return "call", 1
+    try:
+        own.model(long)
+    except gatestep.ShapeError:
+        return "sequence", _feeds.shortest(own.model, draw)
+    return "sequence", cells.SEQUENCE[0]
+
+
+def runners(own: Own, mode: str, frames: int, names: Iterable[str]) -> tuple[dict[str, Runner], dict[str, str]]:
+    """Ours, the peers that run the file, and why others do not."""
     draw = _feeds.random_values(np.random.default_rng(3))
     model = own.model
-    frames = 1 if mode == "step" else _length(model, draw)
     feeds = _feeds.whole(model, frames, 1, draw)
     results = model(feeds)
     made, absent = {OURS: _step(model, feeds) if mode == "step" else _call(model, feeds)}, {}
@@ -89,16 +103,7 @@ def runners(own: Own, mode: str, names: Iterable[str]) -> tuple[dict[str, Runner
             absent[name] = str(reason)
         except Exception as error:  # other engines' errors have no class in common
             absent[name] = f"cannot run the file: {' '.join(str(error).split())[:160]}"
-    return made, absent, frames
-
-
-def _length(model: gatestep.Model, draw: _feeds.Draw) -> int:
-    """Frames of a recording: the usual number, or what the file asks for."""
-    try:
-        model(_feeds.whole(model, cells.SEQUENCE[0], 1, draw))
-    except gatestep.ShapeError:
-        return _feeds.shortest(model, draw)
-    return cells.SEQUENCE[0]
+    return made, absent
 
 
 def _step(model: gatestep.Model, feeds: Mapping[str, Array]) -> Runner:

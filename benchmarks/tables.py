@@ -34,6 +34,7 @@ TITLES = {
     "sequence": "A recording of {frames} frames per call",
     "batch": "{rows} recordings of {frames} frames per call",
     "lockstep": "One frame of {rows} streams per call",
+    "call": "One call in the file's own shapes",
 }
 
 #: Title, heads of the columns, lines.
@@ -133,8 +134,14 @@ def _cases(title: str, cases: Sequence[Measured]) -> Table:
     """One line per net."""
     peers = list(dict.fromkeys(name for case in cases for name in case.engines if name != OURS))
     carried, reduced = cases[0].mode == "step", cases[0].precision != "float32"
+    bounded = any(case.reached is not None for case in cases)
     head = ["size" if cases[0].size else "file", OURS]
-    head += [*(["p99"] if carried else []), *(["error"] if reduced else []), *peers, "of the limit"]
+    head += [
+        *(["p99"] if carried else []),
+        *(["error"] if reduced else []),
+        *peers,
+        *(["of the limit"] if bounded else []),
+    ]
     lines = []
     for case in cases:
         own = case.engines[OURS]
@@ -146,7 +153,8 @@ def _cases(title: str, cases: Sequence[Measured]) -> Table:
             line.append(
                 "" if engine is None else f"{micro(engine.ns.median)} ({times(case.ratios[name].median)}{error})"
             )
-        line.append("" if case.reached is None else f"{case.reached.median:.0%}")
+        if bounded:
+            line.append("" if case.reached is None else f"{case.reached.median:.0%}")
         lines.append(line)
     return title, head, lines
 
@@ -219,8 +227,10 @@ def facts(report: Report) -> list[str]:
             f"{', '.join(over)}."
         )
     made += [f"{name} was skipped: {why}." for name, why in report.skipped.items()]
-    made += list(dict.fromkeys(f"{name}: {why}." for case in report.cases for name, why in case.absent.items()))
-    return made
+    absent: dict[str, list[str]] = {}
+    for name, why in dict.fromkeys(item for case in report.cases for item in case.absent.items()):
+        absent.setdefault(why, []).append(name)
+    return made + [f"{', '.join(names)}: {why}." for why, names in absent.items()]
 
 
 def preamble(report: Report) -> list[str]:
@@ -252,7 +262,7 @@ def markdown(report: Report) -> str:
     """Everything."""
     parts = preamble(report)
     parts += [f"**{title}**\n\n{rows(head, lines)}" for title, head, lines in tables(report)]
-    if report.cases:
+    if any(case.reached is not None for case in report.cases):
         parts.append(LIMIT)
     said = facts(report)
     if said:

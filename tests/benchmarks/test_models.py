@@ -26,10 +26,11 @@ def own(tmp_path: Path) -> models.Own:
 def test_peers_compute_the_same(own: models.Own, mode: str, brief: timing.Effort) -> None:
     """Step after step with the state carried, or call after call without."""
     installed, _ = peers.available(["onnxruntime", "openvino"])
-    made, absent, frames = models.runners(own, mode, installed)
+    frames = 1 if mode == "step" else 5
+    assert models.frames_of(own, mode) == (mode, frames)
+    made, absent = models.runners(own, mode, frames, installed)
     assert made.keys() == {peers.OURS, *installed}
     assert not absent
-    assert frames == (1 if mode == "step" else 5)
     seen = []
     for _ in range(3):
         results = {name: runner.advance() for name, runner in made.items()}
@@ -42,12 +43,19 @@ def test_peers_compute_the_same(own: models.Own, mode: str, brief: timing.Effort
     assert (measured.limit is not None) == (mode == "step")
 
 
+def test_what_the_file_fixes(tmp_path: Path) -> None:
+    """A file of one frame has no recordings."""
+    path = tmp_path / "frame.onnx"
+    path.write_bytes(Net("rnn", 3, 5).file(1, 1))
+    assert models.frames_of(models.Own(str(path), gatestep.load(path)), "sequence") == ("call", 1)
+
+
 def test_torch_is_asked_only_if_trusted(tmp_path: Path, brief: timing.Effort) -> None:
     torch = pytest.importorskip("torch")
     path = tmp_path / "net.pt"
     torch.jit.trace(torch.nn.GRU(3, 5), torch.zeros(4, 1, 3)).save(str(path))
     model = gatestep.load(path)
-    _, absent, _ = models.runners(models.Own(str(path), model), "sequence", ["torch", "onnxruntime"])
+    _, absent = models.runners(models.Own(str(path), model), "sequence", 4, ["torch", "onnxruntime"])
     assert "--trusted" in absent["torch"]
     assert "does not read" in absent["onnxruntime"]
     measured = measure_model(models.Own(str(path), model, trusted=True), "sequence", ["torch"], brief)
@@ -58,7 +66,7 @@ def test_a_peer_with_other_results_is_left_out(
     own: models.Own, brief: timing.Effort, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def wrong(own: models.Own, feeds: dict, results: dict, pairs: dict) -> models.Runner:
-        made = models.runners(own, "step", [])[0][peers.OURS]
+        made = models.runners(own, "step", 1, [])[0][peers.OURS]
         return models.Runner(lambda: {name: 2 * array for name, array in made.advance().items()}, made.timed)
 
     monkeypatch.setitem(models._READERS, "numpy", wrong)
