@@ -18,13 +18,12 @@ from .comparison import compared, comparison
 from .models import MODES, Own
 from .page import page
 from .peers import OURS, available
-from .peers.gatestep import options as load_options
 from .progress import Progress
 from .results import Report, Surroundings, read_json, to_json
 from .tables import END, START, markdown, readme
 from .timing import Effort
 
-__all__ = ["FULL", "QUICK", "alone", "load_options", "run", "write_readme"]
+__all__ = ["FULL", "QUICK", "alone", "run", "write_readme"]
 
 FULL = Effort()
 QUICK = Effort(seconds=0.05, least=5, tail=1000)

@@ -124,12 +124,10 @@ def bench(options: argparse.Namespace) -> int:
     suite.alone()
     own = []
     if options.model is not None:
-        given = model_options(options)
-        changed = tuple(f"{name}=" for name in ("fix", "dtype") if name in given)
         for precision, threads in itertools.product(options.precision, options.threads):
-            with usage():
-                model = gatestep.load(options.model, **given, **suite.load_options(precision, threads))
-            own.append(Own(options.model, model, precision, threads, changed, options.trusted))
+            one = argparse.Namespace(**{**vars(options), "precision": precision, "threads": threads})
+            changed = tuple(f"{name}=" for name in ("fix", "dtype") if name in model_options(one))
+            own.append(Own(options.model, load(one), precision, threads, changed, options.trusted))
     with usage():
         return suite.run(options, own)
 
