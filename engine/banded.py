@@ -18,15 +18,19 @@ from .walk import axis_tag, walk
 __all__ = ["banded"]
 
 
-def banded(graph: Graph, real: np.dtype[Any], shapes: Mapping[str, tuple[int, ...]]) -> Graph | None:
-    """The graph with `banded` on the recurrent operators that do not run along time; None where all do, or none."""
+def banded(graph: Graph, real: np.dtype[Any], shapes: Mapping[str, tuple[int, ...]]) -> tuple[Graph, bool] | None:
+    """The graph with `banded` on the recurrent operators that do not run along time, and whether some do; or None.
+
+    Where none does, it is for what else is kept from call to call to say that a call is a frame.
+    """
 
     def marked(keys: set[str]) -> Graph:
         nodes = [replace(n, attrs={**n.attrs, "banded": True}) if n.key in keys else n for n in graph.nodes]
         return replace(graph, nodes=nodes)
 
-    keys = {n.key: n.inputs[0] for n in graph.nodes if n.op in ("LSTM", "GRU", "RNN") and not n.attrs.get("recognised")}
-    if len(keys) < 2:
+    cells = {n.key: n for n in graph.nodes if n.op in ("LSTM", "GRU", "RNN") and not n.attrs.get("recognised")}
+    keys = {key: n.inputs[0] for key, n in cells.items()}
+    if not keys:
         return None
     ctx = walk(marked({*keys}), real, shapes)
     free = {
@@ -39,4 +43,6 @@ def banded(graph: Graph, real: np.dtype[Any], shapes: Mapping[str, tuple[int, ..
     long = {key for key, x in inputs.items() if ctx.root(x.tags[0]) not in free}
     if len(long) == len(inputs):  # no axis is free: time is what has one frame
         long = {key for key, x in inputs.items() if x.shape[0] > 1}
-    return marked(long) if 0 < len(long) < len(inputs) else None
+    if not long or any(isinstance(ctx.values.get(name), View) for key in long for name in cells[key].inputs[5:7]):
+        return None  # within a frame they begin anew
+    return marked(long), len(long) < len(inputs)

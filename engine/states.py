@@ -223,6 +223,13 @@ def trace(graph: Graph, ctx: Lowering, outputs: Iterable[str]) -> Traced:
 BESIDE_THE_POINT = frozenset("in out input output new next prev previous old init initial n o i".split())
 
 
+#: What frames are called: a model that gives audio_out for audio_in does not mean its own.
+FRAMES = frozenset(
+    "x y z audio block chunk data feat feats feature features frame frames mag mel mels mix noisy sample samples sequence "
+    "signal source spec spectrum token tokens wav wave waveform".split()
+)
+
+
 def stem(name: str, numbered: bool = False) -> str:
     """What is left of a name without "in", "out", "new", numbers and the like: hn and h0 are both h."""
     words = re.findall(r"[a-z]+|[0-9]+" if numbered else r"[a-z]+", re.sub(r"(?<=[a-z])(?=[A-Z])", " ", name).lower())
@@ -241,6 +248,10 @@ def pair_by_name(inputs: Mapping[str, tuple[int, ...]], outputs: Mapping[str, tu
         after = {name: (shape, stem(name, numbered)) for name, shape in outputs.items() if name not in found.values()}
         for name, key in left.items():
             there = [out for out, other in after.items() if other == key]
-            if stem(name) and len(there) == list(left.values()).count(key) == 1 and there[0] != name:
+            if (
+                set(stem(name).split()) - FRAMES
+                and len(there) == list(left.values()).count(key) == 1
+                and there[0] != name
+            ):
                 found[name] = there[0]
     return found

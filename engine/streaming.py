@@ -26,6 +26,9 @@ from .walk import axis_of, axis_tag, is_in, lengthened, port_shapes, tagged, tag
 
 __all__ = ["analyse"]
 
+#: Reductions whose size depends on how many frames there are.
+TOTALS = frozenset(f"Reduce{kind}" for kind in ("Sum", "Prod", "L2", "SumSquare"))
+
 
 def analyse(graph: Graph, real: np.dtype[Any], states: Mapping[str, str] | None = None) -> Layout:
     """Find time, batch and states.
@@ -42,19 +45,28 @@ def analyse(graph: Graph, real: np.dtype[Any], states: Mapping[str, str] | None 
     Layout
         With `blocker` set where the model does not stream.
     """
-    layout = analysed(graph, real, states or {})
-    if layout.blocker is not None:
-        with contextlib.suppress(GatestepError, NeedsValue):
-            values = surveyed(graph, real, port_shapes(graph, {})).values
-            shapes = {p.name: values[p.name].shape for p in graph.inputs}
-            inner = banded(graph, real, shapes)
-            other = layout if inner is None else analysed(inner, real, states or {})
-            return other if other.blocker is None else layout
+    states = states or {}
+    layout = analysed(graph, real, states)
+    if layout.blocker is None:
+        return layout
+    with contextlib.suppress(GatestepError, NeedsValue):
+        values = surveyed(graph, real, port_shapes(graph, {})).values
+        shapes = {p.name: values[p.name].shape for p in graph.inputs}
+        inner = banded(graph, real, shapes)
+        bands, some = inner or (graph, False)
+        for other, held in ((bands, False), (bands, True), (graph, True)):
+            if held or (inner and some):
+                found = analysed(other, real, states, held)
+                if found.blocker is None and (not held or found.states_in()):
+                    return found
     return layout
 
 
-def analysed(graph: Graph, real: np.dtype[Any], states: Mapping[str, str]) -> Layout:
-    """As `analyse`, where every recurrent operator runs along time unless it says otherwise."""
+def analysed(graph: Graph, real: np.dtype[Any], states: Mapping[str, str], held: bool = False) -> Layout:
+    """As `analyse`, where every recurrent operator runs along time unless it says otherwise.
+
+    With `held`, a file that was written for one frame per call keeps to that.
+    """
     layout = Layout(Memories(graph))
     try:
         shapes = port_shapes(graph, {})
@@ -79,8 +91,7 @@ def analysed(graph: Graph, real: np.dtype[Any], states: Mapping[str, str]) -> La
         batch |= {p.name: 0 for p in graph.inputs if p.shape and not isinstance(p.shape[0], int) and time[p.name] != 0}
         batch |= rows(graph, ctx, time) if all(axis is None for axis in batch.values()) else {}
         tagged(ctx, batch, BATCH)
-    lengths = {ports[name].shape[axis] for name, axis in time.items() if axis is not None}  # type: ignore[index]
-    ctx, layout.timed, layout.free_batch, layout.batch_blocker = freed(graph, real, ctx, time, batch)
+    ctx, layout.timed, layout.free_batch, layout.batch_blocker = freed(graph, real, ctx, time, batch, held)
     layout.squeezed = ctx.squeezed
     layout.lengths = only_lengths(graph)
     mixing = {m.node.op for m in ctx.mixings if is_in(ctx.root(m.tag), TIME)} if layout.timed else set()
@@ -127,6 +138,8 @@ def analysed(graph: Graph, real: np.dtype[Any], states: Mapping[str, str]) -> La
     ctx = walk(graph, real, shapes, layout.wanted(graph), layout.squeezed)  # now without what only hands states on
     tagged(ctx, time, TIME)
     tagged(ctx, batch, BATCH)
+    frames = {name: axis for name, axis in time.items() if axis is not None and name not in layout.states_in()}
+    lengths = {ports[name].shape[axis] for name, axis in frames.items()}  # type: ignore[index]
     layout.blocker = layout.blocker or blocker(graph, ctx, layout, lengths, states)
     lasts = any(is_in(ctx.root(m.tag), TIME) for m in ctx.lasts)
     outputs_timed = all(layout.axes[p.name].time is not None for p in graph.outputs if p.name in layout.axes)
@@ -199,6 +212,7 @@ def freed(
     ctx: Lowering,
     time: Mapping[str, int | None],
     batch: Mapping[str, int | None],
+    held: bool,
 ) -> tuple[Lowering, bool, bool, str]:
     """Try other sizes than the file's for time and batch: what still goes through was not really fixed.
 
@@ -226,6 +240,9 @@ def freed(
         return tuple(change.get((name, axis), size) for axis, size in enumerate(shapes[name]))
 
     time_fixed, batch_fixed = sized(time, lengthened(graph, primes[-1]), True), sized(batch, primes[-2], True)
+    lengths = {shapes[name][axis] for name, axis in time_fixed}
+    if len(lengths) > 1 or (held and lengths):  # more than one: some inputs are frames of before
+        has_time = False
     why = "the file fixes the batch"
     for free_time, free_batch in ((True, True), (True, False), (False, True), (False, False)):
         if (free_time and not has_time) or (free_batch and not has_batch):
@@ -241,6 +258,12 @@ def freed(
             tagged(other, batch, BATCH)
             if any(axis_of(other, tags_of(other, name), TIME) != axis for name, axis in time.items()):
                 continue
+        if (
+            free_time
+            and max(lengths, default=1) > 1
+            and any(m.node.op in TOTALS and is_in(other.root(m.tag), TIME) for m in other.mixings)
+        ):
+            continue  # of so many frames: a mean may be written as a sum, and a number
         if free_time and time_fixed:
             mixed = any(is_in(other.root(m.tag), TIME) for m in other.mixings)
             if mixed and not any(is_in(ctx.root(m.tag), TIME) for m in ctx.mixings):
@@ -295,16 +318,16 @@ def found_states(graph: Graph, ctx: Lowering, given: Mapping[str, str], layout: 
     left_in = {p.name: ctx.values[p.name] for p in graph.inputs if p.name not in layout.states_in()}
     left_out = {p.name: ctx.values[p.name] for p in graph.outputs if p.name not in layout.states_out()}
     if len(left_in) > 1 and len(left_out) > 1:
-        named = pair_by_name(untimed(ctx, left_in), untimed(ctx, left_out))
+        named = pair_by_name(kept(ctx, left_in, layout.timed), kept(ctx, left_out, layout.timed))
         layout.carried |= named if left_in.keys() - named.keys() - layout.lengths else {}  # something is a frame
 
 
-def untimed(ctx: Lowering, values: Mapping[str, Value]) -> dict[str, tuple[int, ...]]:
-    """Shapes of the floating values that have no time axis."""
+def kept(ctx: Lowering, values: Mapping[str, Value], timed: bool) -> dict[str, tuple[int, ...]]:
+    """Shapes of the floating values that may be states: a time axis of any length only the frames have."""
     return {
         name: value.shape
         for name, value in values.items()
-        if value.dtype == ctx.real and axis_of(ctx, tags_of(ctx, name), TIME) is None
+        if value.dtype == ctx.real and not (timed and axis_of(ctx, tags_of(ctx, name), TIME) is not None)
     }
 
 
@@ -356,6 +379,8 @@ def assign_axes(
         # Where a file declares another number of axes, it does not know.
         shape = port.shape if port.shape is not None and len(port.shape) == value.ndim else None
         free = shape is not None and b is not None and not isinstance(shape[b], int)
+        # What a file leaves open of an output is the batch only where that of an input is.
+        free = free and (port in graph.inputs or any(axes.batch is not None for axes in layout.axes.values()))
         keep = b if layout.free_batch or free else None
         layout.axes[port.name] = Axes(None, keep, tuple(k for k in ones if k != keep))
 

@@ -113,7 +113,16 @@ def assert_right(n: Any, feeds: dict[str, np.ndarray]) -> bool:
         return False
     if model.layout.timed:
         feeds = sized(model, feeds)
-        assert_streams(n, model, feeds)
+        fixed = next(
+            (
+                port.shape[axes.batch]
+                for port in model.inputs
+                if (axes := model.layout.axes.get(port.name)) is not None and axes.batch is not None
+            ),
+            None,
+        )
+        alone = model.layout.free_batch or not isinstance(fixed, int) or fixed == 1
+        assert_streams(n, model, feeds, None if alone else fixed)
         if model.layout.free_batch and any(axes.batch is not None for axes in model.layout.axes.values()):
             assert_streams(n, model, feeds, 2)
     return True
