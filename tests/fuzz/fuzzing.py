@@ -7,6 +7,7 @@ keeps the bytes.
 from __future__ import annotations
 
 import argparse
+import faulthandler
 import json
 import os
 import random
@@ -85,6 +86,7 @@ def contained(data: bytes) -> str:
     if child == 0:
         try:
             os.close(reader)
+            faulthandler.disable()  # a crash is told by how the process ends
             _limit(len(data))
             warnings.simplefilter("ignore")
             sys.stdout = sys.stderr = open(os.devnull, "w")  # noqa: SIM115
