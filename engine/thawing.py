@@ -12,6 +12,7 @@ same. A file that needs its number of frames (a position table, a dense layer ov
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -19,9 +20,10 @@ from typing import Any
 
 import numpy as np
 
+from .baked import baked
 from .causality import crosses, misfit
-from .errors import GatestepError, ShapeError
-from .graph import CELLS, Graph, Node, Port
+from .errors import GatestepError, ShapeError, UnsupportedModelError
+from .graph import CELLS, SLIDING, Graph, Node, Port
 from .lifting import ELEMENTWISE
 from .lowering import BATCH, TIME, Lowering, NeedsValue, needed
 from .ops.plumbing import FAR, Reshape
@@ -29,6 +31,9 @@ from .values import Buffer, Merged, Tag, Value, View
 from .walk import axis_tag, is_in, port_shapes, tags_of, unused, walk
 
 __all__ = ["thawed"]
+
+#: What mixes frames without asking how many there are.
+KEPT = SLIDING.union(CELLS)
 
 #: An axis of an input.
 Axis = tuple[str, int]
@@ -49,13 +54,21 @@ def thawed(graph: Graph, real: np.dtype[Any]) -> Graph:
     """
     if not any(node.op in CELLS for node in graph.nodes):
         return graph
-    try:
+    with contextlib.suppress(GatestepError, NeedsValue):
         graph, ctx = walked(graph, real)
-        primes = unused(graph)
-    except (GatestepError, NeedsValue):
-        return graph
+        return freed(graph, ctx) or graph
+    found = (freed(sized, ctx) for sized, ctx in baked(graph, real))
+    return next((thawed for thawed in found if thawed is not None), graph)
+
+
+def freed(graph: Graph, ctx: Lowering) -> Graph | None:
+    """The graph with whatever can be freed of it, if anything can."""
     if misfit(ctx) is not None:
-        return graph  # what is time to one operator is the batch to another
+        return None  # what is time to one operator is the batch to another
+    try:
+        primes = unused(graph)
+    except UnsupportedModelError:
+        return None
     axes = {what: fixed(graph, ctx, what) for what in (TIME, BATCH)}
     for choice in ((TIME, BATCH), (TIME,), (BATCH,)):
         if not all(axes[what] for what in choice):
@@ -64,7 +77,7 @@ def thawed(graph: Graph, real: np.dtype[Any]) -> Graph:
             return Thaw(graph, ctx, {what: axes[what] for what in choice}, primes).thawed()
         except (GatestepError, NeedsValue, ValueError, IndexError):
             continue
-    return graph
+    return None
 
 
 def walked(graph: Graph, real: np.dtype[Any]) -> tuple[Graph, Lowering]:
@@ -112,19 +125,30 @@ def fixed(graph: Graph, ctx: Lowering, what: str) -> list[Axis]:
     return found if isinstance(size, int) and (size > 1 or (what == BATCH and size == 1)) else []
 
 
+def open_axes(graph: Graph, ctx: Lowering, what: str) -> list[Axis]:
+    """The axes of inputs that are `what`, where the file leaves all of them free."""
+    ports = {port.name: port.shape or () for port in graph.inputs}
+    found = [(name, k) for name in ports for k, tag in enumerate(tags_of(ctx, name)) if ctx.root(tag) == what]
+    alone = len({ctx.values[name].shape[axis] for name, axis in found}) == 1
+    return found if alone and not any(isinstance(ports[name][axis], int) for name, axis in found) else []
+
+
 class Refused(ShapeError):
     """The size is needed."""
 
 
 class Thaw:
-    """One attempt: `axes` are those to be freed, by what they are."""
+    """One attempt: `axes` are those to be freed, by what they are. What the file leaves free keeps its size here."""
 
     def __init__(self, graph: Graph, ctx: Lowering, axes: Mapping[str, list[Axis]], primes: Sequence[int]) -> None:
-        self.graph, self.ctx, self.axes = graph, ctx, axes
-        self.free = dict(zip((TIME, BATCH), primes[-2:][::-1], strict=True))
-        self.frozen = {what: ctx.values[name].shape[axis] for what, ((name, axis), *_) in axes.items()}
+        self.graph, self.ctx, self.thawing = graph, ctx, axes
+        self.axes = {what: open_axes(graph, ctx, what) for what in (TIME, BATCH)} | dict(axes)
+        self.axes = {what: places for what, places in self.axes.items() if places}
+        self.frozen = {what: ctx.values[name].shape[axis] for what, ((name, axis), *_) in self.axes.items()}
+        self.free = self.frozen | {what: primes[-1 if what == TIME else -2] for what in axes}
         self.new = graph.blank()
         self.names: dict[str, str] = {}
+        self.relative: set[str] = set()  # slices that end where the frames do, or so many after them
         self.walk = Lowering(self.new, ctx.real, carry=True, squeezed=dict(ctx.squeezed))
         whats = {place: what for what, places in axes.items() for place in places}
         for port in graph.inputs:
@@ -148,15 +172,16 @@ class Thaw:
         for node in needed(self.graph, [port.name for port in self.graph.outputs], given):
             self.follow(node)
         for mixing in self.walk.mixings:
-            if TIME in self.axes and is_in(self.walk.root(mixing.tag), TIME) and mixing.node.op not in CELLS:
+            kept = mixing.node.op in KEPT or mixing.node.key in self.relative
+            if TIME in self.thawing and is_in(self.walk.root(mixing.tag), TIME) and not kept:
                 raise Refused(mixing.reason)
         if misfit(self.walk) is not None:
             raise Refused("rows would follow one another")
         self.new.inputs = [self.port(port) for port in self.graph.inputs]
         self.new.outputs = [self.port(port) for port in self.graph.outputs]
-        self.new.notes += tuple(f"{what} un-frozen from {size}" for what, size in self.frozen.items())
+        self.new.notes += tuple(f"{what} un-frozen from {self.frozen[what]}" for what in self.thawing)
         self.compare()
-        if BATCH in self.axes:
+        if BATCH in self.thawing:
             crossing = crosses(self.new, self.walk)
             if crossing is not None:
                 raise Refused(crossing.reason)
@@ -171,7 +196,7 @@ class Thaw:
         for axis, (m, n) in enumerate(zip(before.shape, now.shape, strict=True)):
             if m != n:
                 tag = self.walk.root(tags_of(self.walk, port.name)[axis])
-                dims[axis] = self.called(tag) if isinstance(tag, str) and tag in self.axes else None
+                dims[axis] = self.called(tag) if isinstance(tag, str) and tag in self.thawing else None
                 if tag is None:
                     raise Refused("a size that follows from another")
         return port if port.shape is None else replace(port, shape=tuple(dims))
@@ -183,7 +208,7 @@ class Thaw:
 
     def compare(self) -> None:
         """Hold the new graph, at the file's sizes, to the file."""
-        sizes = {place: self.frozen[what] for what, places in self.axes.items() for place in places}
+        sizes = {place: self.frozen[what] for what, places in self.thawing.items() for place in places}
         again = walk(self.new, self.ctx.real, port_shapes(self.new, sizes), None, self.walk.squeezed)
         for node in self.graph.nodes:
             for name in node.outputs:
@@ -272,8 +297,6 @@ class Thaw:
     def atoms(self, before: int, now: View, axis: int) -> list[tuple[int, str]]:
         """What an axis is made of: sizes in the file, and what they are the sizes of."""
         tag: Tag = self.walk.root(now.tags[axis])
-        if before == now.shape[axis]:
-            return [(before, "")]
         parts = tag.parts if isinstance(tag, Merged) else ((tag, now.shape[axis]),)
         found = [(self.frozen[part], part) if part in self.axes else (size, "") for part, size in parts]  # type: ignore[index]
         if math.prod(size for size, _ in found) != before:
@@ -299,6 +322,9 @@ class Thaw:
         known = [value for value in given if not isinstance(value, View)]
         if before.shape == now.shape or len(known) < len(given):
             return
+        if not all(alike(*self.values(name)) for name in inputs[1:] if name):
+            self.relative.add(node.key)  # the file itself counts
+            return
         if node.op == "Gather":
             axis, index = node.attrs["axis"] % now.ndim, known[0]
             size = before.shape[axis]
@@ -314,8 +340,16 @@ class Thaw:
         axes = known[2].reshape(-1) if len(known) > 2 and known[2] is not None else np.arange(starts.size)
         for k, axis in enumerate(axes):
             size = before.shape[axis]
-            if size != now.shape[axis] and size <= ends[k] < FAR:
+            if size == now.shape[axis]:
+                continue
+            if size <= ends[k] < FAR:
                 starts[k], ends[k] = starts[k] - size if starts[k] > 0 else starts[k], FAR
+            elif any(
+                ends[k] == count and now.shape[axis] - self.free[what] == size - count
+                for what, count in self.frozen.items()
+            ):
+                self.relative.add(node.key)
+                ends[k] -= size  # as many as went in: what windows add behind them is cut off
         inputs[1:3] = self.numbers(*starts), self.numbers(*ends)
 
     def states(self, inputs: list[str]) -> None:

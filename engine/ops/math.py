@@ -215,7 +215,7 @@ def add_to_layer(ctx: Lowering, node: Node, x: Value, bias: Value) -> View | Non
 def linear(ctx: Lowering, node: Node, x: View, w: Array, bias: Array | None, key: tuple[object, ...]) -> View:
     """y = x @ w + bias over the last axis of `x`; w is (K, N), known. The caller says whether it is the result."""
     k, n = w.shape
-    if x.shape[-1] != k:
+    if not x.shape or x.shape[-1] != k:
         raise ValueError(f"{x.shape} cannot be multiplied by {w.shape}")
     perm = memory_order(x, x.ndim - 1)
     x = permuted(ctx.real_view(node, x), perm)
@@ -240,6 +240,8 @@ def linear(ctx: Lowering, node: Node, x: View, w: Array, bias: Array | None, key
 def matmul(ctx: Lowering, node: Node, a: Value, b: Value) -> View:
     """y = a @ b with NumPy's broadcasting, both at run time."""
     va, vb = ctx.real_view(node, a), ctx.real_view(node, b)
+    if not (va.shape and vb.shape):
+        raise ValueError(f"{va.shape} cannot be multiplied by {vb.shape}")
     ones = va.ndim == 1, vb.ndim == 1
     if ones[0]:
         va = va.with_(shape=(1, *va.shape), strides=(0, *va.strides), tags=(None, *va.tags))

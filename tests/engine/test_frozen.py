@@ -11,6 +11,8 @@ import gatestep as gs
 
 CLOSE = {"rtol": 1e-5, "atol": 1e-5}
 T, B, F, H = 9, 4, 6, 6
+UNSAID = ("strides", "pads", "dilations", "kernel_shape", "output_padding", "output_shape")
+TRANSPOSED = dict.fromkeys(UNSAID) | {"auto_pad": "NOTSET", "group": 1}
 
 
 def noise(*shape: int, seed: int = 0) -> np.ndarray:
@@ -135,3 +137,36 @@ def test_the_state_of_one_row_in_a_file_of_any_batch(net: Any, zeros: bool) -> N
         want = n.evaluate({"x": frames[:, row : row + 1]})["y"]
         np.testing.assert_allclose(whole[:, row : row + 1], want, **CLOSE)
     assert model.stream(B).run(frames).tobytes() == whole.tobytes()
+
+
+@pytest.mark.parametrize("batch", ["N", 1])
+def test_a_reshape_that_has_the_traced_size_of_a_free_axis(net: Any, batch: Any) -> None:
+    """What PyTorch's exporters write for ``y.reshape(-1, T, H)`` of a recording of nine frames."""
+    n = net()
+    y = n.layer("GRU", n("Transpose", n.input("x", batch, "time", F), perm=(1, 0, 2)), F, H)
+    y = n("Reshape", n("Transpose", y, perm=(1, 0, 2)), [-1, T, 2, H // 2])
+    n("Relu", y, out="y")
+    model = n.output("y").model()
+    assert f"time un-frozen from {T}" in str(model)
+    x = noise(1 if batch == 1 else 3, T, F)
+    np.testing.assert_allclose(model(x), n.evaluate({"x": x})["y"], **CLOSE)
+    rows = None if batch == 1 else 3
+    longer = noise(rows or 1, T + 4, F)
+    stream = model.stream(rows)
+    steps = [stream.step(np.ascontiguousarray(longer[:, t] if rows else longer[0, t])) for t in range(T + 4)]
+    assert np.stack(steps).tobytes() == np.ascontiguousarray(np.moveaxis(model(longer), 1, 0)).tobytes()
+
+
+def test_a_slice_to_the_length_of_the_input_follows_it(net: Any) -> None:
+    """A transposed convolution adds a frame behind the last; the file cuts it off by number."""
+    n = net()
+    y = n.layer("GRU", n.input("x", T, 1, F), F, H)
+    y = n("ConvTranspose", n("Transpose", y, perm=(1, 2, 0)), n.weights(H, 3, 2), **TRANSPOSED)
+    n("Slice", y, [0], [T], [2], [1], out="y")
+    model = n.output("y").model()
+    assert f"time un-frozen from {T}" in str(model)
+    x = noise(T + 3, 1, F)
+    stream = model.stream()
+    steps = np.stack([stream.step(frame) for frame in x[:, 0]])
+    assert steps.reshape(T + 3, 3).tobytes() == np.ascontiguousarray(model(x)[0].T).tobytes()
+    np.testing.assert_allclose(model(x[:T]), n.evaluate({"x": x[:T]})["y"], **CLOSE)

@@ -498,3 +498,14 @@ def test_wrong_feeds_are_refused(net: Any, feeds: Any, reason: str) -> None:
     model = one(net, "Tanh").model()
     with pytest.raises(ShapeError, match=reason):
         model(feeds)
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_no_product_of_a_single_number(net: Any, known: bool) -> None:
+    n = net()
+    b = n.weights(3, 2) if known else n.input("b", 3, 2)
+    n("MatMul", n.input("a"), b, out="y")
+    model = n.output("y").model()
+    feeds = {"a": np.float32(1)} | ({} if known else {"b": np.ones((3, 2), np.float32)})
+    with pytest.raises(gs.ShapeError, match=r"\(\) cannot be multiplied by \(3, 2\)"):
+        model(feeds)

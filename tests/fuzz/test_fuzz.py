@@ -59,8 +59,8 @@ def test_every_seed_is_sound(tmp_path: Path) -> None:
 
     for name, data in seeds(tmp_path).items():
         if name.startswith("made/"):
-            assert fuzzing.contained(data) in ("ran", "refused"), name
-            assert fuzzing.contained(data) == "ran" or name in ("made/script.pt",), name
+            expected = "loaded" if name == "made/script.pt" else "ran"  # a script does not say what shapes it takes
+            assert fuzzing.contained(data) == expected, name
 
 
 def test_a_case_is_its_number() -> None:
