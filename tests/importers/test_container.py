@@ -154,7 +154,7 @@ VALUES = [
 ]
 
 
-@pytest.mark.parametrize("value", VALUES, ids=repr)
+@pytest.mark.parametrize("value", VALUES, ids=lambda value: type(value).__name__)
 def test_values_come_back_as_they_were(value: Any) -> None:
     text = json.dumps(Writer("x").value(value), allow_nan=False)
     back = typed.unpack_value(json.loads(text), Graph, Graph, "x")
