@@ -97,9 +97,12 @@ class Port:
     optional: bool = False
 
 
-@dataclass(frozen=True)
+@dataclass
 class Node:
-    """One operator. `name` is the file's, for messages; `inputs` and `outputs` name values, ``""`` where left out."""
+    """One operator. `name` is the file's, for messages; `inputs` and `outputs` name values, ``""`` where left out.
+
+    Nodes are never changed, but replaced.
+    """
 
     op: str
     inputs: tuple[str, ...]

@@ -20,7 +20,7 @@ from .walk import port_shapes
 __all__ = ["Axes", "Layout", "arranged", "lowered", "place_shapes"]
 
 
-@dataclass(frozen=True)
+@dataclass
 class Axes:
     """How one port of the file turns into a frame.
 

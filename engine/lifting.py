@@ -9,14 +9,10 @@ from typing import Any
 import numpy as np
 
 from .graph import Graph, Node
-from .ops.math import ACTIVATIONS, BINARY, REDUCTIONS
+from .ops.math import ELEMENTWISE, REDUCTIONS
 from .values import Value
 
 __all__ = ["Frames", "lifted"]
-
-#: Operators that treat every element by itself.
-COMPARISONS = "Equal Greater Less GreaterOrEqual LessOrEqual And Or Xor Not IsNaN IsInf".split()
-ELEMENTWISE = frozenset((*ACTIVATIONS, *BINARY, *COMPARISONS, "Where", "Cast"))
 
 
 @dataclass(frozen=True)

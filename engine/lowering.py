@@ -12,7 +12,7 @@ import contextlib
 import math
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -68,7 +68,7 @@ class Choice(NamedTuple):
     inputs: frozenset[str]
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, repr=False)
 class Instruction:
     """One kernel call.
 
@@ -90,7 +90,6 @@ class Instruction:
         return (view.buffer for view in self.p.values())
 
 
-@dataclass
 class Lowering:
     """The state of one walk.
 
@@ -117,28 +116,34 @@ class Lowering:
         every node, and keeps those that it has not (see `memories`).
     """
 
-    graph: Graph
-    real: np.dtype[Any]
-    carry: bool = False
-    within: bool = False
-    owned: frozenset[tuple[str, str]] = frozenset()
-    values: dict[str, Value] = field(default_factory=dict)
-    instructions: list[Instruction] = field(default_factory=list)
-    slots: dict[tuple[str, str], Buffer] = field(default_factory=dict)
-    initial: dict[tuple[str, str], np.ndarray] = field(default_factory=dict)
-    mixings: list[Mixing] = field(default_factory=list)
-    lasts: list[Mixing] = field(default_factory=list)
-    drops: list[Mixing] = field(default_factory=list)
-    runs: list[Run] = field(default_factory=list)
-    choices: list[Choice] = field(default_factory=list)
-    squeezed: dict[str, tuple[int, ...]] = field(default_factory=dict)
-    clock: View | None = None
-    _tags: dict[str, str] = field(default_factory=dict)
-    _layers: dict[str, Instruction] = field(default_factory=dict)
-    _uses: Counter[str] = field(default_factory=Counter)
-    _constants: dict[int, tuple[np.ndarray, View]] = field(default_factory=dict)
-    _sources: dict[str, tuple[str, ...]] = field(default_factory=dict)
-    _room: int | None = None  # elements that may still be computed from constants
+    def __init__(
+        self,
+        graph: Graph,
+        real: np.dtype[Any],
+        *,
+        carry: bool = False,
+        owned: frozenset[tuple[str, str]] = frozenset(),
+        squeezed: dict[str, tuple[int, ...]] | None = None,
+    ) -> None:
+        self.graph, self.real, self.carry, self.owned = graph, real, carry, owned
+        self.squeezed = {} if squeezed is None else squeezed
+        self.within = False
+        self.values: dict[str, Value] = {}
+        self.instructions: list[Instruction] = []
+        self.slots: dict[tuple[str, str], Buffer] = {}
+        self.initial: dict[tuple[str, str], np.ndarray] = {}
+        self.mixings: list[Mixing] = []
+        self.lasts: list[Mixing] = []
+        self.drops: list[Mixing] = []
+        self.runs: list[Run] = []
+        self.choices: list[Choice] = []
+        self.clock: View | None = None
+        self._tags: dict[str, str] = {}
+        self._layers: dict[str, Instruction] = {}
+        self._uses: Counter[str] = Counter()
+        self._constants: dict[int, tuple[np.ndarray, View]] = {}
+        self._sources: dict[str, tuple[str, ...]] = {}
+        self._room: int | None = None  # elements that may still be computed from constants
 
     # ------------------------------------------------------------------ the walk
     def run(self, wanted: Iterable[str]) -> None:

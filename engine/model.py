@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-import threading
+from _thread import allocate_lock  # what `threading` calls Lock, without what else it imports
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -93,7 +93,7 @@ class Model:
         self._calls: OrderedDict[Any, _Call] = OrderedDict()
         self._bound: frozenset[str] = frozenset()
         self._plans: dict[tuple[int, int], Plan] = {}
-        self._lock = threading.Lock()
+        self._lock = allocate_lock()
         self._with_lengths: Model | None = None
         if layout is None:
             from .streaming import analyse  # not for a `.gatestep` file

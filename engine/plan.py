@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-import threading
+from _thread import allocate_lock
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -47,7 +47,7 @@ class Plan:
 
     def __init__(self, model: Model, rows: int, delay: int) -> None:
         self.model, self.rows, self.real, self.delay = model, rows, model.real, delay
-        self._lock = threading.Lock()
+        self._lock = allocate_lock()
         self._programs: dict[tuple[int, bool], Program] = {}
         layout, memories = model.layout, model.layout.memories
         self.graph = graph = memories.postponed(delay - memories.delay)

@@ -25,7 +25,7 @@ ALIGNMENT = 64
 FALLIBLE = frozenset(("gather", "check_range", "element_index", "tuple_index", "reverse_sequence"))
 
 
-@dataclass
+@dataclass(eq=False, repr=False)
 class Packed:
     """Packed weights, shared by every program of a model."""
 
@@ -52,7 +52,7 @@ def _same(a: np.ndarray | None, b: np.ndarray | None) -> bool:
     return layouts[0] == layouts[1] or np.array_equal(a, b)
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, repr=False)
 class Program:
     """Kernel calls for concrete shapes.
 

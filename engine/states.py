@@ -47,7 +47,7 @@ def repeats(numbers: np.ndarray) -> bool:
     return bool((ordered[1:] == ordered[:-1]).any())
 
 
-@dataclass
+@dataclass(eq=False, repr=False)
 class Traced:
     """What was found.
 

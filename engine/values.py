@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
@@ -31,8 +31,7 @@ MOST_ELEMENTS = 1 << 28
 MOST_AXES = 64
 
 
-@dataclass(frozen=True)
-class Merged:
+class Merged(NamedTuple):
     """Tag of an axis that several axes were reshaped into, outermost first: ``((tag, size), ...)``."""
 
     parts: tuple[tuple[Tag, int], ...]
@@ -72,9 +71,9 @@ def c_strides(shape: tuple[int, ...]) -> tuple[int, ...]:
     return tuple(reversed(strides))
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False)
 class View:
-    """A strided window on a buffer; `offset` and `strides` count elements. `tags` follow the axes."""
+    """A strided window on a buffer; `offset` and `strides` count elements. `tags` follow the axes. Never changed."""
 
     buffer: Buffer
     shape: tuple[int, ...]
@@ -111,7 +110,7 @@ class View:
         return replace(self, **changes)
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False, repr=False)
 class ValueList:
     """A sequence, which is only there while a program is built; `ndim` tells sequences of different lengths apart."""
 
@@ -126,7 +125,7 @@ class ValueList:
         return len(self.items)
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, repr=False)
 class Weights:
     """Arrays of a kernel call that are packed once per model and `key`, whatever the number of programs."""
 

@@ -138,6 +138,9 @@ BINARY: dict[str, Callable[[Array, Array], Array]] = {
     "Mod": np.mod,
     "Fmod": np.fmod,  # what Mod is with attribute fmod
 }
+COMPARISONS = frozenset("Equal Greater Less GreaterOrEqual LessOrEqual And Or Xor Not IsNaN IsInf".split())
+#: Operators that treat every element by itself.
+ELEMENTWISE = COMPARISONS | {*ACTIVATIONS, *BINARY, "Where", "Cast"}
 
 
 @register(*BINARY)

@@ -18,7 +18,6 @@ taken, no path leaves the model's folder, and what is not understood in full is 
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -30,7 +29,6 @@ from ...engine.graph import Dim, Graph
 from . import proto as onnx
 from .control import depended_on
 from .exporters import chosen, warn
-from .floating import in_float
 from .forms import Translation
 from .ops import OPS
 from .reader import FileNode, OnnxFile, Source, open_model, read_file
@@ -91,7 +89,11 @@ def read_onnx(
         translation.translate(node)
     _declare_outputs(translation, wanted)
     warn(translation)
-    return in_float(graph) if "dequantize" in fixes else graph
+    if "dequantize" in fixes:
+        from .floating import in_float
+
+        return in_float(graph)
+    return graph
 
 
 def _names(file: OnnxFile, argument: str, names: Sequence[str] | None) -> list[str] | None:
@@ -103,7 +105,9 @@ def _names(file: OnnxFile, argument: str, names: Sequence[str] | None) -> list[s
     known.discard("")
     for name in names:
         if name not in known:
-            close = difflib.get_close_matches(name, known, 3) if len(known) < 10_000 else []
+            from difflib import get_close_matches
+
+            close = get_close_matches(name, known, 3) if len(known) < 10_000 else []
             hint = f"Did you mean {' or '.join(map(repr, close))}?" if close else None
             raise UnsupportedModelError(
                 "is no value of the model", source=file.source, attribute=argument, value=name, hint=hint

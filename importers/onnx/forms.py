@@ -9,7 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -43,7 +44,7 @@ Array = np.ndarray
 # ---------------------------------------------------------------------- the state of one translation
 
 
-@dataclass
+@dataclass(eq=False, repr=False)
 class Translation:
     """A file on its way into a graph.
 
@@ -167,8 +168,7 @@ SPARSE_TENSOR = int(_A.SPARSE_TENSOR)
 REQUIRED = object()
 
 
-@dataclass(frozen=True)
-class Attr:
+class Attr(NamedTuple):
     """An attribute: its type in the file, and what it is if the node does not have it.
 
     `harmless` ones do not change what inference computes; they are checked and then left out.
@@ -191,8 +191,7 @@ def single(value: float) -> float:
     return float(np.float32(value))
 
 
-@dataclass(frozen=True)
-class Form:
+class Form(NamedTuple):
     """An operator from operator set `since` on. `inputs` is (required, at most); None means any number.
 
     Of any number of inputs none may be left out but the first `gaps`.
@@ -201,7 +200,7 @@ class Form:
     since: int
     translate: Callable[[Call], None]
     inputs: tuple[int, int | None] = (1, 1)
-    attrs: Mapping[str, Attr] = field(default_factory=dict)
+    attrs: Mapping[str, Attr] = MappingProxyType({})
     outputs: int | None = 1
     gaps: int = 0
 

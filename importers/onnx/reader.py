@@ -8,7 +8,8 @@ import stat
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, TypeAlias
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 from ...engine.errors import ModelFormatError, UnsupportedModelError
 from ...engine.graph import Dim
@@ -41,16 +42,14 @@ Source: TypeAlias = "str | os.PathLike[str] | bytes | bytearray | memoryview | l
 MAX_FILE_BYTES = 2**31 - 1
 
 
-@dataclass(frozen=True)
-class ValueType:
+class ValueType(NamedTuple):
     """What a file declares of a value. `code` is an ONNX data type; None where the value is no tensor."""
 
     code: int | None
     shape: tuple[Dim, ...] | None
 
 
-@dataclass(frozen=True)
-class Body:
+class Body(NamedTuple):
     """A graph that a node holds: a branch, or what a loop repeats.
 
     In a node as it is read, names are those of the file. In one that `read_file` gives, they are like no other in the
@@ -68,7 +67,7 @@ class Body:
     prefix: str = ""
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False, repr=False)
 class FileNode:
     """A node as the file has it.
 
@@ -104,7 +103,7 @@ class FileNode:
         return f"{self.op} {self.title!r}"
 
 
-@dataclass
+@dataclass(eq=False, repr=False)
 class OnnxFile:
     """A file that is sound in form; nothing is said yet about whether its operators are known."""
 
@@ -337,8 +336,7 @@ def _dim(file: OnnxFile, dim: onnx.TensorShapeProto.Dimension) -> Dim:
 
 
 # ---------------------------------------------------------------------- nodes and functions
-@dataclass(frozen=True)
-class _Function:
+class _Function(NamedTuple):
     name: str
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
@@ -347,8 +345,7 @@ class _Function:
     nodes: list[FileNode]
 
 
-@dataclass(frozen=True)
-class _Scope:
+class _Scope(NamedTuple):
     """What names and attributes stand for: in one call of a function, or in a body, which sees what is `around` it.
 
     The graph itself has none of it.
@@ -357,7 +354,7 @@ class _Scope:
     depth: int = 0
     prefix: str = ""
     title: str = ""
-    names: dict[str, str] = field(default_factory=dict)
+    names: Mapping[str, str] = MappingProxyType({})
     attrs: Mapping[str, onnx.AttributeProto] | None = None
     around: _Scope | None = None
 
@@ -447,7 +444,7 @@ def _functions(
     return functions
 
 
-@dataclass
+@dataclass(eq=False, repr=False)
 class _Inliner:
     """Nodes in one naming, with the bodies of the file's own functions in place of their calls."""
 

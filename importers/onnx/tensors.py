@@ -73,7 +73,7 @@ def dtype_of(code: int) -> np.dtype[Any] | None:
     return None if layout is None else np.dtype(layout[0]).newbyteorder("=")
 
 
-@dataclass
+@dataclass(eq=False, repr=False)
 class Tensors:
     """Reads the tensors of one file.
 

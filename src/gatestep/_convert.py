@@ -15,7 +15,7 @@ from gatestep._files import replacing
 from gatestep.engine.errors import GatestepError, ModelFormatError, UnsupportedModelError
 from gatestep.engine.graph import Graph
 from gatestep.engine.model import Model
-from gatestep.importers.container import Container, Writer
+from gatestep.importers.container import Container
 from gatestep.importers.kinds import is_container
 
 __all__ = ["convert", "imported", "load_file"]
@@ -49,6 +49,8 @@ def imported(source: Any, **options: Any) -> Graph:
 
 def convert(source: Any, path: str | os.PathLike[str], **options: Any) -> None:
     """See `gatestep.convert`."""
+    from gatestep.importers.writing import Writer
+
     model = gatestep.load(source, **options)
     graph = imported(source, **options)
     test = None

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import importlib
+import pkgutil
 import random
 from typing import Any
 
 import numpy as np
 import pytest
+from gatestep.engine import ops
 from gatestep.engine.errors import GatestepError, ShapeError, UnsupportedModelError
 from gatestep.engine.ops import OPS
+from gatestep.engine.ops.registry import MODULES
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -289,6 +293,15 @@ def test_every_operator_is_here() -> None:
     """Those of math and plumbing; other modules have tests of their own."""
     here = {name for name, op in OPS.items() if op.__module__.rpartition(".")[2] in ("math", "plumbing")}
     assert here - {"Sin", "Cos", "Round", "Mod", "Fmod"} <= {op for op, _, _ in CASES + KNOWN}
+
+
+def test_every_operator_is_in_the_module_that_the_table_says() -> None:
+    for file in pkgutil.iter_modules(ops.__path__):
+        importlib.import_module(f"{ops.__name__}.{file.name}")  # what the table does not have is an error there
+    assert {name: op.__module__.rpartition(".")[2] for name, op in OPS.items()} == {
+        name: module for module, names in MODULES.items() for name in names.split()
+    }
+    assert "Nonesuch" not in OPS and OPS.get("Nonesuch") is None
 
 
 # ---------------------------------------------------------------------- fusion

@@ -20,8 +20,9 @@ from gatestep.engine.errors import ModelFormatError, UnsupportedModelError
 from gatestep.engine.graph import Graph
 from gatestep.engine.layout import Axes
 from gatestep.importers import typed
-from gatestep.importers.container import PREFIX, Container, Writer
+from gatestep.importers.container import PREFIX, Container
 from gatestep.importers.kinds import CONTAINER_MAGIC as MAGIC
+from gatestep.importers.writing import Writer
 
 import gatestep as gs
 from gatestep import nn
