@@ -102,7 +102,8 @@ class Model:
         self.layout = layout
         if layout.blocker is None and not self.stored:
             try:
-                self._plan(1 if self.layout.free_batch else self._fixed_batch(), self.delay)
+                plan = self._plan(1 if self.layout.free_batch else self._fixed_batch(), self.delay)
+                plan.states  # noqa: B018  (whether there is a name and a place for each)
             except (ShapeError, UnsupportedModelError) as error:  # it may still run as a whole
                 self.layout.blocker = error
 

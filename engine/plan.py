@@ -72,7 +72,9 @@ class Plan:
             buffer = ctx.slots[slot]
             start = self._places[buffer.name]
             self.initial[start : start + buffer.nbytes].view(buffer.dtype)[:] = array.reshape(-1)
-        self.states = self._state_places(ctx, carried)
+        self._carried = carried
+        self._slots = {slot: (buffer, ctx.initial[slot].shape) for slot, buffer in ctx.slots.items()}
+        self._states: dict[str, np.ndarray] | None = None
         self._programs[1, False] = self._finish(ctx, buffers, carried)
         self._before()
 
@@ -110,8 +112,15 @@ class Plan:
             if failed >= 0:
                 raise self.model.failure(program.instructions[failed].node, "before the first frame")
 
-    def _state_places(self, ctx: Lowering, carried: dict[str, View]) -> dict[str, np.ndarray]:
-        """Where the elements of every named state lie."""
+    @property
+    def states(self) -> dict[str, np.ndarray]:
+        """Where the elements of every named state lie. Found when it is first asked for: a stream runs without."""
+        with self._lock, fitting(self.model.stored, self.model.source):
+            if self._states is None:
+                self._states = self._state_places()
+            return self._states
+
+    def _state_places(self) -> dict[str, np.ndarray]:
         graph, layout = self.graph, self.model.layout
         size = self.real.itemsize
         places: dict[str, np.ndarray] = {}
@@ -119,24 +128,24 @@ class Plan:
         traced = trace(graph, full, [p.name for p in graph.outputs])
         table = np.zeros(sum(int(np.prod(s)) for s in traced.shapes.values()), dtype=np.intp)
         for slot, base in traced.bases.items():
-            if slot in ctx.slots:
+            if slot in self._slots:
                 count = int(np.prod(traced.shapes[slot]))
-                table[base : base + count] = self._places[ctx.slots[slot].name] // size + np.arange(count)
+                table[base : base + count] = self._places[self._slots[slot][0].name] // size + np.arange(count)
         named: set[Slot] = set()
         for name, numbers in [
             *((name, traced.inputs[name]) for name in layout.states),
             *((name, traced.outputs[name]) for name in layout.finals),
         ]:
-            if all(slot in ctx.slots for slot in traced.covered(numbers)):
+            if all(slot in self._slots for slot in traced.covered(numbers)):
                 places[name] = table[numbers]
                 named |= traced.covered(numbers)
-        for name, view in carried.items():
+        for name, view in self._carried.items():
             start = self._places[view.buffer.name] // size
             places[name] = start + np.arange(view.count, dtype=np.intp).reshape(view.shape)
-        for slot, buffer in ctx.slots.items():
+        for slot, (buffer, shape) in self._slots.items():
             if slot not in named:
                 start = self._places[buffer.name] // buffer.dtype.itemsize
-                places[buffer.name] = start + np.arange(buffer.count, dtype=np.intp).reshape(ctx.initial[slot].shape)
+                places[buffer.name] = start + np.arange(buffer.count, dtype=np.intp).reshape(shape)
         return places
 
     def _finish(self, ctx: Lowering, buffers: list[Buffer], carried: dict[str, View]) -> Program:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable, Iterator, Mapping
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -32,7 +33,7 @@ def port_shapes(
     From axis `long` on, free ones are as long as all windows of the graph can need.
     """
     symbols: dict[str, int] = {}
-    spare = iter(unused(graph)[:-2])
+    spare: Iterator[int] | None = None
     shapes = {}
     for port in graph.inputs:
         if port.shape is None:
@@ -52,6 +53,7 @@ def port_shapes(
             elif dim is not None and dim in symbols:
                 size = symbols[dim]
             else:
+                spare = iter(unused(graph)[:-2]) if spare is None else spare
                 size = take(spare, graph)
                 size = size if long is None or axis < long else lengthened(graph, size)
                 symbols |= {} if dim is None else {dim: size}
@@ -76,6 +78,12 @@ def lengthened(graph: Graph, size: int) -> int:
     return size * step * (1 + min(reach, MOST_APART) // (size * step))
 
 
+@cache
+def primes() -> tuple[int, ...]:
+    """Those from 53 to 2000."""
+    return tuple(n for n in range(53, 2000, 2) if all(n % k for k in range(3, 45, 2)))
+
+
 def unused(graph: Graph) -> list[int]:
     """Primes that are no size in the file. The last two are for time and batch."""
     sizes = {n for array in graph.constants.values() for n in array.shape}
@@ -83,8 +91,7 @@ def unused(graph: Graph) -> list[int]:
         if array.dtype.kind in "iu" and array.size < 64:  # shapes, bounds, indices and what is one off
             sizes.update(int(n) + d for n in array.reshape(-1) for d in (-1, 0, 1))
     sizes.update(n for port in graph.inputs for n in port.shape or () if isinstance(n, int))
-    primes = (n for n in range(53, 2000) if n not in sizes and all(n % k for k in range(2, 45)))
-    found = list(itertools.islice(primes, MOST_FREE))
+    found = list(itertools.islice((n for n in primes() if n not in sizes), MOST_FREE))
     if len(found) < 2:
         raise UnsupportedModelError("no size is left to tell time and batch by", source=graph.source)
     return found
