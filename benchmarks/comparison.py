@@ -92,7 +92,7 @@ def comparison(old: Mapping[str, Any], new: Report, changes: Sequence[Change]) -
         for name, value in (("processor", now.processor), ("isa", now.isa), ("cores", now.cores))
         if then[name] != value
     ]
-    parts = []
+    parts = [f"Now, {now.date}, against {then['date']}:"]
     if differing:
         parts.append(f"The machines differ: {'; '.join(differing)}. Times say little about gatestep then.")
     lines = [
@@ -106,7 +106,7 @@ def comparison(old: Mapping[str, Any], new: Report, changes: Sequence[Change]) -
         ]
         for change in sorted(changes, key=lambda change: -change.ratio)
     ]
-    head = ["case", f"{then['date']}, µs", f"{now.date}, µs", "change", "machine", ""]
+    head = ["case", "then, µs", "now, µs", "change", "machine", ""]
     if lines:
         parts.append(rows(head, lines))
     slower = sum(change.verdict == "slower" for change in changes)

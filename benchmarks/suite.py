@@ -94,12 +94,14 @@ def measured(options: argparse.Namespace, own: list[Own]) -> Report:
     nets = [] if own else list(grid(options.cells, options.sizes, options.nets))
     cases = list(_cases(nets, options)) if "grid" in parts else []
     single = [net for net in nets if net.layers == net.directions == 1 and not net.outputs]
-    jobs = len(own) * len(MODES) + len(cases) + len(single) * ("kernels" in parts) + len(parts)
+    others = [part for part in parts if part not in ("grid", "kernels")]
+    jobs = len(own) * len(MODES) + len(cases) + len(single) * ("kernels" in parts) + len(others) + bool(cases)
     progress = Progress(jobs)
     for name, why in skipped.items():
         progress.note(f"{name} is skipped: {why}")
-    with progress.step("this machine"):
-        report.ceiling = limits.ceiling(effort, limits.SETS[::4] if options.quick else limits.SETS)
+    if cases:
+        with progress.step("this machine"):
+            report.ceiling = limits.ceiling(effort, limits.SETS[::4] if options.quick else limits.SETS)
     for model in own:
         for mode in MODES:
             if mode in options.modes:
