@@ -62,9 +62,14 @@ def _plain(axis: Any) -> None:
 def _names(panel: Any, ends: list[tuple[float, str, str, bool]], x: float) -> None:
     """Names at the right ends of lines, moved apart where they would meet; on a logarithmic scale."""
     low, high = (math.log(limit) for limit in panel.get_ylim())
-    gap, place = (high - low) * 0.062, -math.inf
-    for y, name, colour, strong in sorted(ends):
-        place = max(math.log(y), place + gap)
+    gap, ends, places = (high - low) * 0.058, sorted(ends), []
+    for y, *_ in ends:
+        places.append(max(math.log(y), places[-1] + gap if places else low))
+    if places:
+        # They were only moved up: half of the way back.
+        back = sum(place - math.log(end[0]) for place, end in zip(places, ends, strict=True)) / len(places)
+        places = [place - back for place in places]
+    for place, (_, name, colour, strong) in zip(places, ends, strict=True):
         weight = "bold" if strong else "normal"
         panel.annotate(
             name,
@@ -91,7 +96,7 @@ def latency(report: Report, pyplot: Any) -> Any:
         own = [case for case in cases if case.net.split()[0] == net]
         sizes = list(range(len(own)))
         panel.set(yscale="log", title=f"{net}: one step, µs", xticks=sizes)
-        panel.set_xticklabels([case.size for case in own], fontsize=8)
+        panel.set_xticklabels([case.size.replace("→", "\n→") for case in own], fontsize=8)
         panel.grid(axis="y")
         limit = [case.limit.median / 1e3 if case.limit else math.nan for case in own]
         panel.plot(sizes, limit, "--", color=LIMIT, linewidth=1)
