@@ -62,7 +62,8 @@ def _plain(axis: Any) -> None:
 def _names(panel: Any, ends: list[tuple[float, str, str, bool]], x: float) -> None:
     """Names at the right ends of lines, moved apart where they would meet; on a logarithmic scale."""
     low, high = (math.log(limit) for limit in panel.get_ylim())
-    gap, ends, places = (high - low) * 0.058, sorted(ends), []
+    gap, ends = (high - low) * 0.058, sorted(ends)
+    places: list[float] = []
     for y, *_ in ends:
         places.append(max(math.log(y), places[-1] + gap if places else low))
     if places:
