@@ -21,6 +21,7 @@ COMMON = [
     "-ffp-contract=off",
     "-fno-math-errno",
     "-fno-trapping-math",
+    "-falign-loops=64",
     "-fvisibility=hidden",
     "-Wno-psabi",
 ]

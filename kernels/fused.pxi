@@ -663,14 +663,14 @@ cdef struct Pass:
     Py_ssize_t units
 
 
-cdef inline Py_ssize_t units_of(int kind, const Step* s) noexcept nogil:
+cdef inline Py_ssize_t units_of(const int kind, const Step* s) noexcept nogil:
     """Of all outputs; of a dense layer, of its full groups."""
     if kind == DENSE or kind == DENSE_AHEAD:
         return s.padded // WIDE * GS_SPLIT
     return quotient_up(s.size, GS_LANES)
 
 
-cdef void some_units(int kind, const Step* s, Py_ssize_t rows, Py_ssize_t first, Py_ssize_t last) noexcept nogil:
+cdef inline void some_units(const int kind, const Step* s, Py_ssize_t rows, Py_ssize_t first, Py_ssize_t last) noexcept nogil:
     """Units `first` to `last` of a pass."""
     if kind == LSTM:
         lstm_step(s, rows, s.backwards, first, last)
@@ -703,7 +703,7 @@ cdef void part_of_units(void* context, Py_ssize_t part) noexcept nogil:
         min(2 * ((part + 1) * pairs // parts), p.units))
 
 
-cdef inline void run_pass(int kind, const Step* s, Py_ssize_t rows) noexcept nogil:
+cdef inline void run_pass(const int kind, const Step* s, Py_ssize_t rows) noexcept nogil:
     """One pass over all weights; returns when its results are there, whoever has computed them."""
     cdef Py_ssize_t units = units_of(kind, s)
     cdef Pass p
@@ -763,7 +763,7 @@ cdef void project(gs_args* args, const Step* lstm, real* y, Py_ssize_t y_stride,
     run_pass(DENSE, &s, batch)
 
 
-cdef void run_step(int kind, Step* s, Py_ssize_t batch) noexcept nogil:
+cdef inline void run_step(const int kind, Step* s, Py_ssize_t batch) noexcept nogil:
     cdef gs_args* args = s.args
     cdef real* y = s.y
     if kind == LSTM_GENERAL and args.p[8] is not NULL:
@@ -778,7 +778,7 @@ cdef void run_step(int kind, Step* s, Py_ssize_t batch) noexcept nogil:
     s.backwards = not s.backwards
 
 
-cdef void work_ahead(int kind, Step* s, real* ahead, const real* x, Py_ssize_t x_stride, Py_ssize_t rows) noexcept nogil:
+cdef inline void work_ahead(const int kind, Step* s, real* ahead, const real* x, Py_ssize_t x_stride, Py_ssize_t rows) noexcept nogil:
     """Bias and x of `rows` rows of several steps: the weights of x pass by once for all of them."""
     cdef Py_ssize_t stride = s.x_stride
     s.x, s.x_stride, s.ahead = x, x_stride, ahead
@@ -791,8 +791,8 @@ cdef void work_ahead(int kind, Step* s, real* ahead, const real* x, Py_ssize_t x
     s.x_stride = stride
 
 
-cdef void run_rows(
-    int kind, Step* s, Py_ssize_t first, Py_ssize_t batch, Py_ssize_t steps, Py_ssize_t chunk
+cdef inline void run_rows(
+    const int kind, Step* s, Py_ssize_t first, Py_ssize_t batch, Py_ssize_t steps, Py_ssize_t chunk
 ) noexcept nogil:
     """`steps` time steps of `batch` rows from row `first` on, and the final h of each.
 
@@ -803,9 +803,10 @@ cdef void run_rows(
     cdef real* ahead = <real*>args.p[9] + GS_STEP_SCRATCH(args.n[1], s.size)
     s.ahead, s.ahead_stride = NULL, 4 * s.padded
     s.scratch = <real*>args.p[9] + first * s.ahead_stride
-    s.reset_h = s.scratch
-    s.update = s.reset_h + batch * s.padded
-    s.candidate = s.update + batch * s.padded
+    if kind == GRU_RESET:
+        s.reset_h = s.scratch
+        s.update = s.reset_h + batch * s.padded
+        s.candidate = s.update + batch * s.padded
     ahead += first * chunk * s.ahead_stride
     if batch > 1 and args.n[5] != batch * args.n[6]:
         chunk = 1
@@ -832,7 +833,7 @@ cdef void run_rows(
             memcpy(hn + row * width, s.h + row * s.h_stride, width * sizeof(real))
 
 
-cdef void some_rows(int kind, Step* s, Py_ssize_t first, Py_ssize_t last) noexcept nogil:
+cdef inline void some_rows(const int kind, Step* s, Py_ssize_t first, Py_ssize_t last) noexcept nogil:
     """All time steps of rows `first` to `last`; of each by itself, where they have lengths."""
     cdef gs_args* args = s.args
     cdef const int32_t* lengths = <const int32_t*>args.p[10]
@@ -865,7 +866,7 @@ cdef void part_of_rows(void* context, Py_ssize_t part) noexcept nogil:
     some_rows(q.kind, &s, part * batch // parts, (part + 1) * batch // parts)
 
 
-cdef int run_sequence(int kind, gs_args* args) noexcept nogil:
+cdef inline int run_sequence(const int kind, gs_args* args) noexcept nogil:
     cdef Step s
     cdef Sequence q
     set_sizes(&s, args, args.n[2], args.n[4], args.n[3])
@@ -890,7 +891,9 @@ cdef int run_sequence(int kind, gs_args* args) noexcept nogil:
 
 
 cdef int lstm(gs_args* args) noexcept nogil:
-    return run_sequence(LSTM_GENERAL if args.n[11] else LSTM, args)
+    if not args.n[11]:
+        return run_sequence(LSTM, args)
+    return run_sequence(LSTM_GENERAL, args)
 
 
 cdef int gru(gs_args* args) noexcept nogil:
