@@ -480,11 +480,15 @@ cdef inline void all_rows(
     cdef bint both = unit + 1 < stop
     cdef Py_ssize_t row = 0, left = batch, one
     while left > 0:
-        # Two twos rather than three and one.
-        if left >= GS_ROWS and not (GS_ROWS == 3 and left == 4):
+        # Two twos rather than three and one, three and two rather than four and one.
+        if left >= GS_ROWS and not (GS_ROWS > 2 and left == GS_ROWS + 1):
             for one in range(unit, stop):
                 tile(kind, resumes, GS_ROWS, 1, gates, s, one, row)
             row += GS_ROWS
+        elif left >= 3 and GS_ROWS > 3:
+            for one in range(unit, stop):
+                tile(kind, resumes, 3, 1, gates, s, one, row)
+            row += 3
         elif left >= 2 and GS_ROWS > 2:
             if both and GS_ROWS == 4:
                 tile(kind, resumes, 2, 2, gates, s, unit, row)
