@@ -225,8 +225,8 @@ BESIDE_THE_POINT = frozenset("in out input output new next prev previous old ini
 
 #: What frames are called: a model that gives audio_out for audio_in does not mean its own.
 FRAMES = frozenset(
-    "x y z audio block chunk data feat feats feature features frame frames mag mel mels mix noisy sample samples sequence "
-    "signal source spec spectrum token tokens wav wave waveform".split()
+    "x y z audio block chunk data feat feats feature features frame frames mag mel mels mix noisy sample samples "
+    "sequence signal source spec spectrum token tokens wav wave waveform".split()
 )
 
 

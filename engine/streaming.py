@@ -16,7 +16,7 @@ import numpy as np
 from .banded import banded
 from .causality import crosses, hindsight, misfit, restarts, squares, varies
 from .errors import GatestepError, ShapeError, UnsupportedModelError
-from .graph import CELLS, SLIDING, Graph
+from .graph import SLIDING, Graph
 from .layout import Axes, Layout
 from .lowering import BATCH, TIME, Lowering, Mixing, NeedsValue, ancestors, needed
 from .memories import Memories
@@ -265,11 +265,9 @@ def freed(
         ):
             continue  # of so many frames: a mean may be written as a sum, and a number
         if free_time and time_fixed:
-            mixed = {m.node.op for m in other.mixings if is_in(other.root(m.tag), TIME)}
+            mixed = any(is_in(other.root(m.tag), TIME) for m in other.mixings)
             if mixed and not any(is_in(ctx.root(m.tag), TIME) for m in ctx.mixings):
                 continue
-            if mixed - SLIDING.union(CELLS):
-                continue  # what is made of all frames is made of so many
         if change and misfit(other) and not misfit(ctx):
             continue
         if free_batch:

@@ -33,7 +33,7 @@ from .walk import axis_tag, is_in, port_shapes, tags_of, unused, walk
 __all__ = ["thawed"]
 
 #: What mixes frames without asking how many there are.
-KEPT = SLIDING.union(CELLS)
+KEPT = SLIDING.union(CELLS, ["Pad"])
 
 #: An axis of an input.
 Axis = tuple[str, int]

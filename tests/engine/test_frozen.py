@@ -170,3 +170,17 @@ def test_a_slice_to_the_length_of_the_input_follows_it(net: Any) -> None:
     steps = np.stack([stream.step(frame) for frame in x[:, 0]])
     assert steps.reshape(T + 3, 3).tobytes() == np.ascontiguousarray(model(x)[0].T).tobytes()
     np.testing.assert_allclose(model(x[:T]), n.evaluate({"x": x[:T]})["y"], **CLOSE)
+
+
+def test_padding_ahead_of_a_window_is_for_any_number_of_frames(net: Any) -> None:
+    """Causal convolutions as they are exported: frames of zeros, then windows without padding of their own."""
+    n = net()
+    y = n(
+        "Pad", n("Transpose", n.input("x", 2, T, F), perm=(0, 2, 1)), [0, 0, 2, 0, 0, 0], np.float32(0), mode="constant"
+    )
+    y = n("Conv", y, n.weights(F, F, 3), **{k: v for k, v in TRANSPOSED.items() if not k.startswith("output")})
+    y = n.layer("GRU", n("Transpose", y, perm=(2, 0, 1)), F, H)
+    n("Transpose", y, perm=(1, 0, 2), out="y")
+    model = n.output("y").model()
+    assert f"time un-frozen from {T}" in str(model)
+    free(n, model, (T + 3, 2), time=1)

@@ -1,4 +1,4 @@
-"""Files whose call is one frame, with what is kept between calls as inputs and outputs: a stream is ONNX Runtime's loop."""
+"""Files whose call is one frame, states as inputs and outputs: a stream is the loop around ONNX Runtime."""
 
 from __future__ import annotations
 
@@ -21,7 +21,8 @@ BANDS, WIDTH = 9, 6
 
 class DualPath(nn.Module):
     """GTCRN's ways: convolutions that keep frames of before, a recurrent layer over the bands of a frame in both
-    directions, one over time for each band, caches in one tensor and written with indices."""
+    directions, one over time for each band, caches in one tensor and written with indices.
+    """
 
     def __init__(self, inter: bool = True, before: int = 2) -> None:
         super().__init__()
