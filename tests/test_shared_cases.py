@@ -13,16 +13,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from gatestep.importers.weights import read_weights
+from adapter import open_model
 
 import gatestep as gs
-from gatestep import nn
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 MANIFEST = SHARED / "models" / "manifest.json"
 CASES: list[dict[str, Any]] = json.loads(MANIFEST.read_text())["cases"] if MANIFEST.exists() else []
-
-WEIGHTS = ("torch_state_dict", "torch_checkpoint", "torch_module", "safetensors", "json_weights")
 
 
 def by_name(cases: list[dict[str, Any]]) -> Any:
@@ -43,59 +40,9 @@ def runner() -> Any:
     return module
 
 
-def spec_of(entry: dict[str, Any], path: str) -> nn.Spec:
-    """The spec that `arch.pipeline` describes; sizes that it leaves out are those of the weights."""
-    arrays, _ = read_weights(path)
-    layers: dict[str, nn.Spec] = {}
-    for k, step in enumerate(entry["arch"]["pipeline"]):
-        options = {key: value for key, value in step.items() if key not in ("type", "prefix")}
-        learned = tuple(options.pop(key) for key in ("initial_hidden", "initial_cell") if key in options)
-        options |= {"initial": learned} if learned else {}
-        prefix = step.get("prefix", f"layer{k}")
-        if step["type"] in ("Linear", "Embedding"):
-            rows, columns = arrays[f"{prefix}.weight"].shape
-            sizes = (rows, columns) if step["type"] == "Embedding" else (columns, rows)
-            layers[prefix] = getattr(nn, step["type"])(*sizes)
-        elif step["type"] == "LastStep":
-            layers[prefix] = nn.Last()
-        elif step["type"] == "LogSoftmax":
-            layers[prefix] = nn.LogSoftmax(dim=-1)
-        else:
-            layers[prefix] = getattr(nn, step["type"])(**options)
-    if "samples" in entry["arch"].get("layout", ""):
-        layers = {"samples": nn.Unflatten(1, (-1, 1)), **layers, "flat": nn.Flatten()}
-    return nn.Sequential(layers)
-
-
-def load(entry: dict[str, Any], root: str) -> Any:
-    """What run_cases.py asks of an adapter."""
-    path = os.path.join(root, entry["file"])
-    if entry["format"] in ("torch_export", "torchscript"):  # a program's outputs have no names of their own
-        program = gs.load(path)
-        return lambda feeds: dict(zip(entry["outputs"], program(feeds).values(), strict=True))
-    if entry["format"] not in WEIGHTS:
-        return gs.load(path)
-    model = gs.load(path, spec=spec_of(entry, path))
-
-    def call(feeds: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-        if "h" in feeds:  # a spec keeps its states inside: (T, B) ids in, one state per layer
-            stream = model.stream(len(feeds["ids"]))
-            for state, value in zip(stream.state, feeds["h"], strict=True):
-                stream.state[state] = value[None]
-            logp = stream.run(feeds["ids"].T).swapaxes(0, 1)
-            return {"logp": logp, "hn": np.concatenate(list(stream.state.values()))}
-        arrays = [feeds[name] for name in entry["inputs"]]
-        alone = "unbatched" in entry["arch"].get("layout", "")
-        results = model(*(array[:, None] for array in arrays)) if alone else model(*arrays)
-        results = results if isinstance(results, tuple) else (results,)
-        return {n: a[:, 0] if alone else a for n, a in zip(entry["outputs"], results, strict=False)}
-
-    return call
-
-
 @pytest.mark.parametrize("case", by_name(CASES))
 def test_case(case: dict[str, Any]) -> None:
-    passed, why, _ = runner().run_case(load, case, str(SHARED / "models"))
+    passed, why, _ = runner().run_case(open_model, case, str(SHARED / "models"))
     assert passed, why
 
 
@@ -170,7 +117,7 @@ LOOPED = [c for c in CASES if c["streamable"] == "state_io"]
 
 @pytest.mark.parametrize("case", by_name(LOOPED))
 def test_states_are_found_without_being_told(case: dict[str, Any]) -> None:
-    model = load(case, str(SHARED / "models"))
+    model = gs.load(SHARED / "models" / case["file"])
     with np.load(SHARED / "models" / case["data"]) as archive:
         data = {key: archive[key] for key in archive.files}
     ins = {key[3:]: value for key, value in data.items() if key.startswith("in.")}
