@@ -410,6 +410,50 @@ cdef int check_range(gs_args *args) noexcept nogil:
     return GS_OK
 
 
+# ---------------------------------------------------------------------------------------------------------- packing
+
+cdef fused real:
+    float
+    double
+
+
+cdef void interleaved(
+    real *y, Py_ssize_t step, const real *x, Py_ssize_t rows, Py_ssize_t width, Py_ssize_t row, Py_ssize_t column
+) noexcept nogil:
+    cdef Py_ssize_t first, last, k, lane
+    for first in range(0, width, 16):  # the rows' cache lines are read once, whole
+        last = min(first + 16, width)
+        if row == 1:  # a transposed matrix: they are lanes already
+            for k in range(first, last):
+                memcpy(y + k * step, x + k * column, rows * sizeof(real))
+        else:
+            for lane in range(rows):
+                for k in range(first, last):
+                    y[k * step + lane] = x[lane * row + k * column]
+        for k in range(first, last):
+            for lane in range(rows, 16):
+                y[k * step + lane] = 0
+
+
+def interleave(
+    size_t y, Py_ssize_t block, Py_ssize_t step, size_t x, Py_ssize_t apart, Py_ssize_t row, Py_ssize_t column,
+    Py_ssize_t rows, Py_ssize_t width, Py_ssize_t blocks, bint double_precision,
+):
+    """Rows side by side: see `pack`. Strides are in elements."""
+    cdef Py_ssize_t b, lanes
+    with nogil:
+        for b in range(blocks):
+            lanes = max(min(rows - b * apart, 16), 0)
+            if double_precision:
+                interleaved[double](
+                    <double *>y + b * block, step, <const double *>x + b * apart * row, lanes, width, row, column
+                )
+            else:
+                interleaved[float](
+                    <float *>y + b * block, step, <const float *>x + b * apart * row, lanes, width, row, column
+                )
+
+
 include "indexing.pxi"
 include "memory.pxi"
 

@@ -21,6 +21,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ._plumbing import interleave
+
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike
 
@@ -52,21 +54,20 @@ def _blocks(size: int) -> int:
     return -(-size // BLOCK)
 
 
-def _padded(rows: Array, size: int, order: Sequence[int]) -> Array:
-    """(gates, hidden, k) in `order`, with zero rows behind axis 1 up to `size`."""
-    if rows.shape[1] == size and list(order) == list(range(len(rows))):
-        return rows
-    out = np.zeros((rows.shape[0], size, rows.shape[2]), rows.dtype)
-    for gate, held in zip(out, order, strict=True):
-        gate[: rows.shape[1]] = rows[held]
-    return out
+def _interleave(y: Array, rows: Array, apart: int = BLOCK) -> None:
+    """Put `rows` (n, k) into `y` (blocks, k, 16) as lanes: block b has those from ``b * apart`` on, and then zeros."""
+    blocks, width, _ = y.shape
+    rows = np.require(rows, y.dtype, ["A"])
+    assert rows.shape[1] == width and y.strides[2] == y.itemsize
+    block, step, row, column = (stride // y.itemsize for stride in (*y.strides[:2], *rows.strides))
+    double = y.dtype == np.float64
+    interleave(y.ctypes.data, block, step, rows.ctypes.data, apart, row, column, len(rows), width, blocks, double)
 
 
-def _lanes(rows: Array, blocks: int, order: Sequence[int]) -> Array:
-    """(gates, hidden, k) as (blocks, k, gates, 16)."""
-    gates, _, width = rows.shape
-    lanes: Array = _padded(rows, blocks * BLOCK, order).reshape(gates, blocks, BLOCK, width).transpose(1, 3, 0, 2)
-    return lanes
+def _interleave_gates(y: Array, rows: Array, order: Sequence[int]) -> None:
+    """Put `rows` (gates, n, k), which has them in `order`, into `y` (blocks, k, gates, 16)."""
+    for gate, held in enumerate(order):
+        _interleave(y[:, :, gate], rows[held])
 
 
 def pack_lstm(w: ArrayLike, r: ArrayLike, b: ArrayLike, dtype: Any, order: Sequence[int] = (0, 1, 2, 3)) -> Array:
@@ -91,9 +92,9 @@ def pack_lstm(w: ArrayLike, r: ArrayLike, b: ArrayLike, dtype: Any, order: Seque
     inputs, state, blocks = w.shape[1], r.shape[1], _blocks(hidden)
     packed = aligned_empty(blocks * (1 + inputs + state) * 4 * BLOCK, dtype)
     view = packed.reshape(blocks, 1 + inputs + state, 4, BLOCK)
-    view[:, :1] = _lanes(b.reshape(4, hidden, 1), blocks, order)
-    view[:, 1 : 1 + inputs] = _lanes(w.reshape(4, hidden, inputs), blocks, order)
-    view[:, 1 + inputs :] = _lanes(r.reshape(4, hidden, state), blocks, order)
+    _interleave_gates(view[:, :1], b.reshape(4, hidden, 1), order)
+    _interleave_gates(view[:, 1 : 1 + inputs], w.reshape(4, hidden, inputs), order)
+    _interleave_gates(view[:, 1 + inputs :], r.reshape(4, hidden, state), order)
     return packed
 
 
@@ -123,10 +124,10 @@ def pack_gru(
     bias = np.concatenate([b_x[:2] + b_h[:2], b_x[2:], b_h[2:]])
     packed = aligned_empty(blocks * (4 + 3 * (inputs + hidden)) * BLOCK, dtype)
     view = packed.reshape(blocks, (4 + 3 * (inputs + hidden)) * BLOCK)
-    view[:, : 4 * BLOCK].reshape(blocks, 1, 4, BLOCK)[:] = _lanes(bias, blocks, range(4))
+    _interleave_gates(view[:, : 4 * BLOCK].reshape(blocks, 1, 4, BLOCK), bias, range(4))
     products = view[:, 4 * BLOCK :].reshape(blocks, inputs + hidden, 3, BLOCK)
-    products[:, :inputs] = _lanes(w.reshape(3, hidden, inputs), blocks, order)
-    products[:, inputs:] = _lanes(r.reshape(3, hidden, hidden), blocks, order)
+    _interleave_gates(products[:, :inputs], w.reshape(3, hidden, inputs), order)
+    _interleave_gates(products[:, inputs:], r.reshape(3, hidden, hidden), order)
     return packed
 
 
@@ -155,10 +156,11 @@ def pack_linear(w: ArrayLike, b: ArrayLike | None, dtype: Any) -> Array:
             continue
         groups = _blocks(last - first) // blocks
         part = packed[start : start + groups * blocks * BLOCK * (1 + width)]
-        view = part.reshape(groups, 1 + width, blocks, BLOCK).transpose(0, 2, 3, 1)
-        for k, rows in ((slice(0, 1), bias), (slice(1, None), w)):
-            filled = _padded(rows[None, first:last], groups * blocks * BLOCK, (0,))
-            view[:, :, :, k] = filled.reshape(groups, blocks, BLOCK, -1)
+        view = part.reshape(groups, 1 + width, blocks, BLOCK)
+        for block in range(blocks):
+            rows = slice(first + block * BLOCK, last)
+            _interleave(view[:, :1, block], bias[rows], blocks * BLOCK)
+            _interleave(view[:, 1:, block], w[rows], blocks * BLOCK)
         start += part.size
     return packed
 

@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 from gatestep.kernels import _isa, pack
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from gatestep import kernels
 
@@ -68,6 +70,29 @@ def test_rnn_is_a_dense_layer_of_both_operands() -> None:
     w, r, b = weights(20, 3), weights(20, 20), weights(20)
     both = pack.pack_linear(np.concatenate([w, r], axis=1), b, np.float32)
     np.testing.assert_array_equal(pack.pack_rnn(w, r, b, np.float32), both)
+
+
+@given(rows=st.integers(1, 40), width=st.integers(1, 50), form=st.sampled_from(["dense", "T", "back", "askew", "half"]))
+@settings(deadline=None)
+def test_weights_as_they_lie(rows: int, width: int, form: str) -> None:
+    """Transposed, backwards, at any address, of another type: what is packed is what they are."""
+    w = weights(rows, width).astype(np.float32)
+    held = w
+    if form == "T":
+        held = np.ascontiguousarray(w.T).T
+    elif form == "back":
+        held = np.ascontiguousarray(w[::-1, ::-1])[::-1, ::-1]
+    elif form == "askew":
+        held = np.frombuffer(b"." + w.tobytes(), np.float32, offset=1).reshape(w.shape)
+    elif form == "half":
+        held = w.astype(np.float16)
+        w = held.astype(np.float32)
+    np.testing.assert_array_equal(
+        pack.pack_linear(held, None, np.float32), pack.pack_linear(w.copy(), None, np.float32)
+    )
+    first = pack.pack_linear(w, None, np.float32)[: 16 * min(4, -(-rows // 16)) * (1 + width)].reshape(1 + width, -1)
+    for unit in range(min(rows, first.shape[1])):
+        np.testing.assert_array_equal(first[1:, unit], w[unit])
 
 
 def test_peepholes() -> None:
