@@ -5,8 +5,9 @@
  * not be made, only leaves its part to the caller. One call at a time has the team; to every other one, from another thread or from
  * within a part, it is busy, and that caller computes all parts itself.
  *
- * A helper that has begun and then loses its processor to another program makes the caller wait. For twenty times as long the
- * team then stays out of use: on a machine that is busy otherwise, a call takes on average as long as alone.
+ * A helper that has begun and then loses its processor to another program makes the caller wait. For eight times as long, at
+ * most a quarter of a second, the team then stays out of use: on a machine that is busy otherwise, calls take little longer
+ * on average than alone.
  * A helper that finds itself on the processor of the caller moves to another one (Linux): the two would take turns.
  *
  * A helper spins for a short while after a call, as the next one may come at once, and then sleeps on a condition variable.
@@ -28,8 +29,9 @@
 enum {
     GS_MOST_THREADS = 64,
     GS_SPIN = 40000,      /* nanoseconds of spinning before sleep */
-    GS_EAGER = 4000,      /* of these, without letting others have the processor */
-    GS_REST = 20,         /* times as long as a caller had to wait in vain, helpers are not used */
+    GS_EAGER = 10000,     /* of these, how long a helper does not let others have the processor; a caller never does */
+    GS_REST = 8,          /* times as long as a caller had to wait in vain, helpers are not used */
+    GS_MOST_REST = 250000000,
     GS_CLOSELY = 200000,  /* calls so soon after each other are worth waking a helper for */
     GS_GLANCES = 32,      /* of spinning between looks at the clock */
     GS_STACK = 1 << 20,
@@ -120,15 +122,6 @@ static void gs_keep_off(const gs_allowed *allowed) {
 #endif
 }
 
-/* Spin a little; 0 when it is time to sleep. `since` is 0 at first. */
-static int gs_spin(uint64_t *since) {
-    uint64_t spun;
-    if (*since == 0) *since = gs_now();
-    spun = gs_now() - *since;
-    if (spun > GS_SPIN) return 0;
-    if (spun > GS_EAGER) sched_yield();
-    return 1;
-}
 
 /* ------------------------------------------------------------------------------------------------------------ helpers */
 
@@ -142,7 +135,7 @@ static void gs_fall_asleep(gs_helper *h) {
 }
 
 static uint64_t gs_await_offer(gs_helper *h, const gs_allowed *allowed) {
-    uint64_t offer, since = 0;
+    uint64_t offer, since = 0, now;
     for (;;) {
         gs_keep_off(allowed);
         for (int glance = 0; glance < GS_GLANCES; glance++) {
@@ -150,9 +143,13 @@ static uint64_t gs_await_offer(gs_helper *h, const gs_allowed *allowed) {
             if (!(offer & 1)) return offer;
             gs_glance();
         }
-        if (!gs_spin(&since)) {
+        now = gs_now();
+        if (since == 0) since = now;
+        if (now - since > GS_SPIN) {
             gs_fall_asleep(h);
             since = 0;
+        } else if (now - since > GS_EAGER) {
+            sched_yield();
         }
     }
 }
@@ -237,22 +234,31 @@ static void gs_wake(gs_helper *h) {
     pthread_mutex_unlock(&h->lock);
 }
 
+static int gs_is_done(const gs_helper *h, uint64_t offer) {
+    return atomic_load_explicit(&h->done, memory_order_acquire) == offer;
+}
+
 /* `own` is how long the caller's own part took. */
 static void gs_await_done(gs_helper *h, uint64_t offer, uint64_t own) {
-    uint64_t since = 0, now;
-    do {
-        for (int glance = 0; glance < GS_GLANCES; glance++) {
-            if (atomic_load_explicit(&h->done, memory_order_acquire) == offer) return;
-            gs_glance();
-        }
-    } while (gs_spin(&since));
-    pthread_mutex_lock(&gs_the_team.lock);
-    atomic_store(&gs_the_team.waits, 1);
-    while (atomic_load(&h->done) != offer) pthread_cond_wait(&gs_the_team.bell, &gs_the_team.lock);
-    atomic_store(&gs_the_team.waits, 0);
-    pthread_mutex_unlock(&gs_the_team.lock);
-    now = gs_now();
-    if (now - since > own + GS_SPIN) gs_the_team.rest = now + GS_REST * (now - since - own);
+    uint64_t since, waited = 0;
+    for (int glance = 0; glance < GS_GLANCES; glance++) {
+        if (gs_is_done(h, offer)) return;
+        gs_glance();
+    }
+    since = gs_now();
+    while (!gs_is_done(h, offer) && (waited = gs_now() - since) < GS_SPIN) gs_glance();
+    if (!gs_is_done(h, offer)) {
+        pthread_mutex_lock(&gs_the_team.lock);
+        atomic_store(&gs_the_team.waits, 1);
+        while (atomic_load(&h->done) != offer) pthread_cond_wait(&gs_the_team.bell, &gs_the_team.lock);
+        atomic_store(&gs_the_team.waits, 0);
+        pthread_mutex_unlock(&gs_the_team.lock);
+        waited = gs_now() - since;
+    }
+    if (waited > own + GS_SPIN) {
+        waited -= own;
+        gs_the_team.rest = gs_now() + (waited < GS_MOST_REST / GS_REST ? GS_REST * waited : GS_MOST_REST);
+    }
 }
 
 static int gs_rests(void) {
