@@ -24,7 +24,7 @@ __all__ = ["Ceiling", "Kernel", "Limits", "ceiling", "kernel", "kernel_call", "r
 #: Bytes per load or product that each instruction set has.
 WIDTHS = {"avx512": 64, "avx2": 32}
 #: Bytes of one weight, by precision.
-BYTES = {"float32": 4, "w16": 2, "bfloat16": 2, "w8": 1, "w8a8": 1}
+BYTES = {"float32": 4, "w16": 2, "bfloat16": 2, "w8": 1}
 #: Working sets whose bandwidth is shown.
 SETS = tuple(1 << k for k in range(13, 27))
 
