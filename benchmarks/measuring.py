@@ -79,7 +79,8 @@ class Measured:
     @property
     def fastest(self) -> str | None:
         """The peer that takes the least time."""
-        return min(self.ratios, key=lambda name: self.ratios[name].median, default=None)
+        peers = [name for name in self.ratios if not name.startswith(OURS)]
+        return min(peers, key=lambda name: self.ratios[name].median, default=None)
 
 
 def differences(case: Case, made: Mapping[str, Contender]) -> dict[str, float]:

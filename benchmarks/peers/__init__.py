@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib
 import importlib.metadata
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 
 from ..cells import Case
 from .contender import Absent, Contender, Make
@@ -54,8 +55,15 @@ def available(names: Iterable[str]) -> tuple[dict[str, str], dict[str, str]]:
 
 
 def contenders(case: Case, names: Iterable[str]) -> tuple[Mapping[str, Contender], Mapping[str, str]]:
-    """Ours and those of `names` that can run this case, and why the others cannot."""
+    """Ours and those of `names` that can run this case, and why the others cannot.
+
+    With less than float32, or more than one thread, what we are without that takes part as well.
+    """
     made, absent = {OURS: ours(case)}, {}
+    if case.reduced:
+        made[f"{OURS} float32"] = ours(replace(case, precision="float32"))
+    if case.threads > 1:
+        made[f"{OURS} 1 thread"] = ours(replace(case, threads=1))
     for name in names:
         try:
             made[name] = PEERS[name](case)

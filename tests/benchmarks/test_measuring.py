@@ -81,6 +81,14 @@ def test_unequal_results_are_never_timed(monkeypatch: pytest.MonkeyPatch, brief:
         measuring.measure(Case(Net("lstm", 2, 5), "step", 1, 1), ["numpy"], brief)
 
 
+def test_more_threads_are_held_to_one(brief: timing.Effort) -> None:
+    """In the same rounds; it is no peer."""
+    measured = measuring.measure(Case(Net("gru", 4, 8), "batch", 3, 4, threads=2), ["numpy"], brief)
+    assert measured.ratios.keys() == {"gatestep 1 thread"}
+    assert measured.fastest is None
+    assert "numpy" in measured.absent
+
+
 @pytest.mark.parametrize("cell", CELLS)
 def test_kernel_call_is_the_step_of_a_stream(cell: str) -> None:
     """What is timed as the kernel gives the bits that as many steps give."""
