@@ -118,9 +118,10 @@ def bench(options: argparse.Namespace) -> int:
     from gatestep.benchmarks import suite
     from gatestep.benchmarks.models import Own
 
-    drawing = options.plot is not None or options.html is not None
-    if drawing and importlib.util.find_spec("matplotlib") is None:
-        raise MissingExtraError("matplotlib (for --plot and --html)", "bench")
+    needed = {"onnx": options.model is None, "matplotlib": options.plot is not None or options.html is not None}
+    for package, what in {"onnx": "the nets of the grid", "matplotlib": "--plot and --html"}.items():
+        if needed[package] and importlib.util.find_spec(package) is None:
+            raise MissingExtraError(f"{package} (for {what})", "bench")
     suite.alone()
     own = []
     if options.model is not None:

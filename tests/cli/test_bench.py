@@ -47,10 +47,11 @@ def test_wrong_files(run: Run, tmp_path: Path) -> None:
     refused(run("bench", "--compare", "old.json"), 2, "old.json", "not the JSON of a run")
 
 
-def test_missing_extra(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("package", "arguments"), [("matplotlib", ["--html", "r.html"]), ("onnx", [])])
+def test_missing_extra(run: Run, monkeypatch: pytest.MonkeyPatch, package: str, arguments: list[str]) -> None:
     find = importlib.util.find_spec
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "matplotlib" else find(name))
-    refused(run("bench", "--html", "r.html"), 1, "matplotlib", "gatestep[bench]")
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == package else find(name))
+    refused(run("bench", *arguments), 1, package, "gatestep[bench]")
 
 
 def test_help(shell: Run) -> None:
