@@ -37,13 +37,14 @@ for held, lack, package in (
 endef
 export CHECK
 
-.PHONY: help install demo test bench importers lint types build clean
+.PHONY: help install demo test bench importers precision lint types build clean
 .DELETE_ON_ERROR:
 
 help:
 	@echo "make demo     denoise a recording frame by frame, and say how fast (sets everything up itself)"
 	@echo "make test     the tests (sets everything up itself)"
 	@echo "make bench    measure, and refresh the figures and the picture in README.md"
+	@echo "make precision  measure the precision tiers, and write the table in docs/precision.md"
 	@echo "make importers  hold PyTorch files to PyTorch, and write docs/importers.md (takes torch)"
 	@echo "make lint     ruff"
 	@echo "make types    mypy --strict, on the package as it installs"
@@ -68,6 +69,9 @@ test: $(INSTALLED)
 
 bench: $(INSTALLED)
 	@$(BIN)/gatestep bench --readme README.md --plot docs/latency.svg $(ARGS)
+
+precision: $(INSTALLED)
+	@$(BIN)/python docs/make_precision.py
 
 importers: $(INSTALLED)
 	@$(PIP) install --quiet torch onnxscript safetensors

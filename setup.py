@@ -29,7 +29,23 @@ ISAS: dict[str, list[str]] = {"baseline": []}
 if platform.machine().lower() in ("x86_64", "amd64"):
     ISAS["avx2"] = ["-mavx2", "-mfma", "-mf16c"]
     ISAS["avx512"] = ["-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mfma", "-mprefer-vector-width=512"]
-VECTOR_BYTES = {"baseline": 16, "avx2": 32, "avx512": 64}
+    ISAS["avx512vnni"] = [*ISAS["avx512"], "-mavx512vnni"]
+VECTOR_BYTES = {"baseline": 16, "avx2": 32, "avx512": 64, "avx512vnni": 64}
+#: What weights are: reals of two types, whole numbers of so many bits, or bfloat16.
+WEIGHTS = {
+    "f32": {"GS_DOUBLE": "0"},
+    "f64": {"GS_DOUBLE": "1"},
+    "w16": {"GS_DOUBLE": "0", "GS_TIER": "16"},
+    "w8": {"GS_DOUBLE": "0", "GS_TIER": "8"},
+    "bf16": {"GS_DOUBLE": "0", "GS_BFLOAT": "1"},
+}
+#: Precision tiers are built where they are faster than float32 (kernels/__init__.py chooses): not on vectors of 128
+#: bits where there are longer ones, and whole numbers of 8 bits on vectors of 512 only with VNNI.
+TIERS = {"avx2": ("w8", "w16", "bf16"), "avx512": ("w16", "bf16"), "avx512vnni": ("w8",)}
+if "avx2" not in ISAS:
+    TIERS = {"baseline": ("w8", "w16", "bf16")}
+MADE = [(isa, kind) for isa in ISAS for kind in ("f32", "f64") if isa != "avx512vnni"]
+MADE += [(isa, kind) for isa, kinds in TIERS.items() for kind in kinds]
 #: A change to one of these compiles every extension again.
 SHARED = ["setup.py", *sorted(glob("kernels/*.h") + glob("kernels/*.pxi"))]
 
@@ -48,13 +64,12 @@ def extension(name: str, source: str, flags: list[str], macros: dict[str, str]) 
 
 extensions = [
     extension(
-        f"kernels._{isa}_{dtype}",
-        f"kernels/_{isa}_{dtype}.pyx",
-        flags,
-        {"GS_VECTOR_BYTES": str(VECTOR_BYTES[isa]), "GS_DOUBLE": str(int(dtype == "f64"))},
+        f"kernels._{isa}_{kind}",
+        f"kernels/_{isa}_{kind}.pyx",
+        ISAS[isa],
+        {"GS_VECTOR_BYTES": str(VECTOR_BYTES[isa]), **WEIGHTS[kind]},
     )
-    for isa, flags in ISAS.items()
-    for dtype in ("f32", "f64")
+    for isa, kind in MADE
 ]
 extensions.append(extension("kernels._cpu", "kernels/_cpu.pyx", [], {}))
 extensions.append(extension("kernels._plumbing", "kernels/_plumbing.pyx", [], {}))

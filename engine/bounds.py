@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..kernels import pack
+from ..kernels import pack, tiers
+from ..kernels.precision import BITS, PRECISIONS
 from .errors import GatestepError, ModelFormatError, ShapeError
 from .lowering import Instruction, NeedsValue
 
@@ -50,8 +51,8 @@ def _positive(*sizes: int) -> int:
     return math.prod(sizes)
 
 
-def recurrent(weights: Callable[[int, int, int], int]) -> Callable[[N], Iterator[Reach]]:
-    """lstm, gru and rnn, with the number of packed weights for I, H, P."""
+def recurrent(weights: Callable[[int, int, int], int], precision: str = "") -> Callable[[N], Iterator[Reach]]:
+    """lstm, gru and rnn, with the number of packed weights for I, H, P: in a precision tier, the number of bytes."""
 
     def reaches(n: N) -> Iterator[Reach]:
         t, b, i, h, p = n[:5]
@@ -63,8 +64,13 @@ def recurrent(weights: Callable[[int, int, int], int]) -> Callable[[N], Iterator
         yield dense(5, b, p)
         yield dense(6, b, h)
         yield dense(7, 3 * blocks(h))
-        yield dense(8, blocks(p) * (1 + h))
-        yield dense(9, pack.scratch(t, b, h))
+        yield (
+            dense(8, tiers.packed_bytes("linear", [h], p, precision), size=1)
+            if precision
+            else dense(8, blocks(p) * (1 + h))
+        )
+        rows = tiers.scratch(pack.ahead(t, b) * b, i) + tiers.scratch(b, max(h, p)) if precision in BITS else 0
+        yield dense(9, pack.scratch(t, b, h) + rows)
         yield dense(10, b)
 
     return reaches
@@ -75,11 +81,30 @@ def blocks(size: int) -> int:
     return _positive(-(-size // pack.BLOCK)) * pack.BLOCK
 
 
-def linear(n: N) -> Iterator[Reach]:
-    rows, k, columns = n[:3]
-    yield strided(0, (rows, k), (n[3], 1))
-    yield dense(1, blocks(columns) * (1 + k))
-    yield strided(4, (rows, columns), (n[4], 1))
+def linear(precision: str = "") -> Callable[[N], Iterator[Reach]]:
+    """The dense layer."""
+
+    def reaches(n: N) -> Iterator[Reach]:
+        rows, k, columns = n[:3]
+        yield strided(0, (rows, k), (n[3], 1))
+        yield dense(
+            1, tiers.packed_bytes("linear", [k], columns, precision) if precision else blocks(columns) * (1 + k)
+        )
+        yield strided(4, (rows, columns), (n[4], 1))
+        if precision in BITS:
+            yield dense(9, tiers.scratch(rows, k))
+
+    return reaches
+
+
+def tiered(precision: str) -> dict[str, Callable[[N], Iterator[Reach]]]:
+    """The kernels of a precision tier."""
+
+    def cell(name: str) -> Callable[[N], Iterator[Reach]]:
+        return recurrent(lambda i, h, p: tiers.packed_bytes(name, [i, p], h, precision), precision)
+
+    found = {name: cell(name) for name in ("lstm", "gru", "rnn")} | {"linear": linear(precision)}
+    return {tiers.kernel(name, precision): reaches for name, reaches in found.items()}
 
 
 def matmul(n: N) -> Iterator[Reach]:
@@ -193,7 +218,7 @@ REACHES: dict[str, Callable[[N], Iterator[Reach]]] = {
     "lstm": recurrent(lambda i, h, p: 4 * blocks(h) * (1 + i + p)),
     "gru": recurrent(lambda i, h, p: blocks(h) * (4 + 3 * (i + p))),
     "rnn": recurrent(lambda i, h, p: blocks(h) * (1 + i + p)),
-    "linear": linear,
+    "linear": linear(),
     "matmul": matmul,
     "unary": all_dense((0, lambda n: n[0]), (4, lambda n: n[0])),
     "binary": broadcast(0, 1),
@@ -240,6 +265,7 @@ REACHES: dict[str, Callable[[N], Iterator[Reach]]] = {
         (5, lambda n: n[0] * n[2]),
         (6, lambda n: 1),
     ),
+    **{name: reaches for precision in PRECISIONS[:-1] for name, reaches in tiered(precision).items()},
 }
 
 

@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ..kernels import pack
+from ..kernels.precision import LARGEST
 from .errors import GatestepError, ModelFormatError, NeedsValue, ShapeError, UnsupportedModelError
 from .graph import Graph, Node, ancestors, needed
 from .ops import OPS
@@ -106,6 +107,10 @@ class Lowering:
         State buffers of the recurrent operators that do, keyed ``(output name of the node, "h" | "c")``.
     initial : dict
         What those slots start from, in the shape ``(D, B, H)``.
+    precision : str
+        What cells and dense layers keep their weights as: one of `kernels.PRECISIONS`.
+    tiers : dict
+        What each of them does, by the node's label.
     owned : frozenset
         Slots that replace a state input of the file: they start from zeros, whatever the graph hands them.
     squeezed : dict
@@ -124,8 +129,11 @@ class Lowering:
         carry: bool = False,
         owned: frozenset[tuple[str, str]] = frozenset(),
         squeezed: dict[str, tuple[int, ...]] | None = None,
+        precision: str = "float32",
     ) -> None:
         self.graph, self.real, self.carry, self.owned = graph, real, carry, owned
+        self.precision = precision
+        self.tiers: dict[str, str] = {}
         self.squeezed = {} if squeezed is None else squeezed
         self.within = False
         self.values: dict[str, Value] = {}
@@ -290,6 +298,21 @@ class Lowering:
     def unsupported(self, node: Node, reason: str, **details: Any) -> UnsupportedModelError:
         """An error that names the file and the node."""
         return UnsupportedModelError(reason, source=self.graph.source, node=node.label, **details)
+
+    def tier(self, node: Node, *weights: np.ndarray | None) -> str:
+        """The precision in which this node keeps these weights."""
+        if self.precision != "float32":
+            for w in weights:
+                if w is not None and w.size and not float(np.abs(w).max()) <= LARGEST:
+                    raise self.unsupported(
+                        node,
+                        "has weights that no such number stands for: they are not finite, or too large",
+                        attribute="precision",
+                        value=self.precision,
+                        hint='Load it with precision="float32"',
+                    )
+        self.tiers[node.label] = self.precision
+        return self.precision
 
     def unknown(self, node: Node, positions: Iterable[int]) -> NeedsValue | UnsupportedModelError:
         """The error for inputs of `node` that must be known when the program is built, and are not."""

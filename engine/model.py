@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from ..kernels import PRECISIONS, tier_build
 from ._machine import MOST_ITERATIONS, Machine
 from .arrays import exact
 from .bounds import fitting
@@ -43,6 +44,9 @@ class Model:
         As the file has them: `name`, `shape` (strings name free dimensions), `dtype`, `optional`.
     bind : dict
         Inputs of the file that are fixed, and what they are.
+    precision : {"float32", "w16", "w8", "bfloat16", "float64"}
+        What the weights of cells and dense layers are kept as. "float32" where a smaller precision was asked for, and
+        float32 is faster on this machine; `asked` has what was asked for.
     streams : bool
         Whether `stream()` works; `print(model)` says which node prevents it.
     delay : int
@@ -70,10 +74,13 @@ class Model:
         bind: Mapping[str, Any] | None = None,
         shapes: Mapping[str, Sequence[int | None]] | None = None,
         threads: int = 1,
+        precision: str = "float32",
     ) -> None:
         self.threads = checked(threads, backend)
         self.real = np.dtype(dtype)
         self.backend = backend
+        self.asked, self.precision = precision, kept(precision, self.real, backend)
+        self.nets: dict[str, str] = {}  # by node, what its weights are kept as; known once a program is built
         self.source = graph.source
         self.bind = dict(bind or {})
         self.stored = layout is not None  # not found out by this very code, and so not believed
@@ -105,7 +112,28 @@ class Model:
                 plan = self._plan(1 if self.layout.free_batch else self._fixed_batch(), self.delay)
                 plan.states  # noqa: B018  (whether there is a name and a place for each)
             except (ShapeError, UnsupportedModelError) as error:  # it may still run as a whole
+                if getattr(error, "attribute", None) == "precision":
+                    raise
                 self.layout.blocker = error
+
+    def at(self, precision: str) -> Model:
+        """The same model in another precision."""
+        model = Model(
+            self.graph,
+            backend=self.backend,
+            dtype=self.real,
+            layout=self.layout,
+            bind=self.bind,
+            threads=self.threads,
+            precision=precision,
+        )
+        model.stored = self.stored
+        return model
+
+    @property
+    def tier(self) -> str:
+        """Which kernels the model runs on: those for reals are of one name, whatever the reals are."""
+        return "float32" if self.precision == "float64" else self.precision
 
     # ------------------------------------------------------------------ streaming
     @property
@@ -305,7 +333,14 @@ class Model:
         with self._lock:
             if self._with_lengths is None:
                 graph, _ = with_lengths(self.graph, self.real)
-                model = Model(graph, backend=self.backend, dtype=self.real, layout=self.layout, threads=self.threads)
+                model = Model(
+                    graph,
+                    backend=self.backend,
+                    dtype=self.real,
+                    layout=self.layout,
+                    threads=self.threads,
+                    precision=self.tier,
+                )
                 model.packed = self.packed
                 self._with_lengths = model
             return self._with_lengths
@@ -386,7 +421,7 @@ class Model:
     def _compile(self, arrays: Mapping[str, np.ndarray]) -> _Call:
         """A program for whole calls of these shapes."""
         graph = self.graph
-        ctx = Lowering(graph, self.real)
+        ctx = Lowering(graph, self.real, precision=self.tier)
         buffers: list[Buffer] = []
         symbols = {
             dim: size
@@ -414,6 +449,7 @@ class Model:
                 shape = tuple(dim if isinstance(dim, int) else symbols.get(dim, 1) for dim in port.shape or ())
                 ctx.values[port.name] = np.zeros(shape, dtype=self.real if floating else port.dtype)
         ctx.run([p.name for p in graph.outputs])
+        self.nets |= ctx.tiers
         values = [ctx.values[p.name] for p in graph.outputs]
         packed = Packed() if self._bound else self.packed
         outputs = [(value, self.dtypes[p.name]) for p, value in zip(graph.outputs, values, strict=True)]
@@ -456,6 +492,19 @@ class _Call:
         if failed >= 0:
             raise model.failure(self.program.instructions[failed].node)
         return results
+
+
+def kept(precision: str, real: np.dtype[Any], backend: str) -> str:
+    """The precision that weights are kept in where `precision` is asked for."""
+    if precision not in PRECISIONS:
+        raise ValueError(f"precision={precision!r} is not {', '.join(map(repr, PRECISIONS))} or 'auto'")
+    if precision == "float32":
+        return str(real.name)
+    if real != np.float32:
+        raise ValueError(f"precision={precision!r} computes in float32: leave dtype={real.name!r} out")
+    if backend != "cython":
+        raise ValueError(f"precision={precision!r} has no kernels of backend={backend!r}: leave backend out")
+    return precision if tier_build(precision) else "float32"
 
 
 def shown(shape: tuple[Any, ...]) -> str:

@@ -62,6 +62,7 @@ class Plan:
         ]
         self.outputs: list[Port] = [p for p in graph.outputs if p.name in layout.axes]
         ctx, buffers, carried = self._lower(1)
+        model.nets |= ctx.tiers
         self._shapes = {name: value.shape for name, value in ctx.values.items()}
         self._kinds = {b.name: b.dtype for b in ctx.slots.values()}
         sizes = {b.name: b.nbytes for b in self._state_buffers(ctx, carried)}
@@ -81,7 +82,14 @@ class Plan:
     # ------------------------------------------------------------------ building
     def _lower(self, frames: int, begins: bool = False) -> tuple[Lowering, list[Buffer], dict[str, View]]:
         model = self.model
-        ctx = Lowering(self.graph, self.real, carry=True, owned=model.layout.owned, squeezed=dict(self._squeezed))
+        ctx = Lowering(
+            self.graph,
+            self.real,
+            carry=True,
+            owned=model.layout.owned,
+            squeezed=dict(self._squeezed),
+            precision=model.tier,
+        )
         if begins:
             ctx.clock = View.whole(Buffer("state", np.dtype(np.int64), 1, name=CLOCK), (1,))
         return ctx, *lowered(ctx, model.layout, frames, self.rows, model.dtypes)

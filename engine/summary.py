@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ..kernels import PRECISIONS, isa
 from .graph import Dim, Graph, Port
 from .ops.recurrent import STANDARD
 
@@ -39,6 +40,7 @@ def summary(model: Model) -> str:
     parameters = sum(a.size for a in [*arrays.values(), *defaults] if a.dtype.kind == "f" and a.size > 1)
     packed = f"; {model.packed.nbytes:,} bytes packed" if model.packed.arrays else ""
     lines.append(f"  weights {parameters:,} parameters, {np.dtype(model.real).name}{packed}")
+    lines += kept_lines(model)
     lines += [f"  state   {line}" for line in state_lines(model)]
     if model.layout.blocker is not None:
         lines.append(f"  streams no: {model.layout.blocker}")
@@ -52,6 +54,17 @@ def summary(model: Model) -> str:
         if model.layout.batch_blocker:
             lines.append(f"          one row at a time: {model.layout.batch_blocker}")
     return "\n".join(lines)
+
+
+def kept_lines(model: Model) -> list[str]:
+    """In which precision each net is."""
+    if model.asked == "float32":
+        return []
+    if model.tier == "float32":
+        return [f"  kept as float32: {isa} has no kernels of {model.asked} that are faster"]
+    tiers = sorted({*model.nets.values()}, key=PRECISIONS.index)
+    lines = [f"  kept as {tier}: {', '.join(n for n, own in model.nets.items() if own == tier)}" for tier in tiers]
+    return [*lines, "  kept as float32: biases, peepholes, convolutions and all else"]
 
 
 def node_lines(graph: Graph) -> list[str]:

@@ -13,6 +13,7 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
+from ..kernels.tiers import kernel_of
 from ._machine import MOST_THREADS, TEAMS
 from .lowering import Instruction
 
@@ -20,6 +21,8 @@ __all__ = ["at_most", "checked", "shared", "together"]
 
 #: Products per multiply-add of one row step: gates times the size of a gate.
 GATES = {"lstm": 4, "gru": 3, "rnn": 1}
+#: Multiply-adds of a precision tier in the time of one on reals.
+TIMES = {"float32": 1, "bfloat16": 1, "w16": 2, "w8": 3}
 #: Where the sizes of a cut stand in `gs_args.n`.
 ROWS, OUTPUTS = 16, 17
 #: Work of one part between two meetings that pays for the meeting: 1 µs against 0.3 µs.
@@ -75,7 +78,7 @@ def shared(instructions: Sequence[Instruction], threads: int) -> list[Instructio
 
 def divide(instruction: Instruction, threads: int) -> None:
     """Say in the call itself into how many parts it is cut, and enter the team that shares it."""
-    if instruction.kernel not in (*GATES, "linear"):
+    if kernel_of(instruction.kernel)[0] not in (*GATES, "linear"):
         return
     rows, outputs = cut(instruction, threads)
     if rows == outputs == 1:
@@ -88,19 +91,20 @@ def divide(instruction: Instruction, threads: int) -> None:
 
 def work(instruction: Instruction) -> tuple[int, int, int]:
     """Work of the whole call, of the passes between two meetings, and rows."""
-    n = instruction.n
-    if instruction.kernel == "linear":
-        return n[0] * n[1] * n[2], n[0] * n[1] * n[2], n[0]
+    n, (kernel, precision) = instruction.n, kernel_of(instruction.kernel)
+    if kernel == "linear":
+        return n[0] * n[1] * n[2] // TIMES[precision], n[0] * n[1] * n[2] // TIMES[precision], n[0]
     t, b, i, h, p = n[:5]
-    step = GATES[instruction.kernel] * h * (i + p)
+    step = GATES[kernel] * h * (i + p) // TIMES[precision]
     return t * b * step, (1 if 10 in instruction.p else b) * step, b
 
 
 def cut(instruction: Instruction, threads: int) -> tuple[int, int]:
     """Parts by rows and by outputs; one of them is 1."""
     whole, meeting, rows = work(instruction)
-    size = instruction.n[2 if instruction.kernel == "linear" else 3]
-    least = LEAST_OUTPUTS if instruction.kernel in ("lstm", "gru") else 4 * LEAST_OUTPUTS
+    kernel, _ = kernel_of(instruction.kernel)
+    size = instruction.n[2 if kernel == "linear" else 3]
+    least = LEAST_OUTPUTS if kernel in ("lstm", "gru") else 4 * LEAST_OUTPUTS
     by_outputs = max(min(threads, size // least, meeting // WORTH_MEETING), 1)
     by_rows = max(min(threads, rows, whole // WORTH_MEETING), 1)
     if by_rows > 1 and (rows >= ENOUGH_ROWS * by_rows or by_rows > by_outputs):
@@ -113,7 +117,7 @@ def opposite(first: Instruction, second: Instruction) -> bool:
     return (
         first.node is second.node
         and first.kernel == second.kernel
-        and first.kernel in GATES
+        and kernel_of(first.kernel)[0] in GATES
         and (first.n[9], second.n[9]) == (0, 1)
         and second.p[0].buffer is not first.p[4].buffer
     )

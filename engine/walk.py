@@ -121,9 +121,10 @@ def walk(
     shapes: Mapping[str, tuple[int, ...]],
     outputs: Iterable[str] | None = None,
     squeezed: Mapping[str, tuple[int, ...]] | None = None,
+    precision: str = "float32",
 ) -> Lowering:
     """Lower the graph, or what `outputs` need of it, for these shapes, with tags on every axis."""
-    ctx = Lowering(graph, real, carry=True, squeezed=dict(squeezed or {}))
+    ctx = Lowering(graph, real, carry=True, squeezed=dict(squeezed or {}), precision=precision)
     for port in graph.inputs:
         default = graph.defaults.get(port.name)
         if default is not None:

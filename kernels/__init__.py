@@ -9,14 +9,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import cache
 from importlib import import_module
+from importlib.util import find_spec
 from typing import Any, Protocol
 
 import numpy as np
 
-from . import _plumbing
+from . import _cpu, _plumbing
 from ._isa import available_isas, isa
+from .precision import PRECISIONS
 
-__all__ = ["KernelSet", "available_isas", "isa", "kernel_set"]
+__all__ = ["PRECISIONS", "KernelSet", "available_isas", "isa", "kernel_set", "tier_build"]
 
 _CHOSEN = isa
 _SUFFIXES = {"float32": "f32", "float64": "f64"}
@@ -40,7 +42,7 @@ class KernelSet(Protocol):
         Parameters
         ----------
         name : str
-            As in abi.h.
+            As in abi.h; behind it the precision tier, ``lstm_w8``, where `tier_build` has one.
         n, f : sequences
             What `gs_args` will hold; a backend that compiles at run time may take them as constants.
 
@@ -61,7 +63,31 @@ class _Compiled:
         self._addresses: dict[str, int] = {**_plumbing.KERNELS, **module.KERNELS}
 
     def address(self, name: str, n: Sequence[int], f: Sequence[float]) -> int:
+        if name not in self._addresses:
+            _, _, precision = name.partition("_")
+            build = tier_build(precision, self.isa) if self.dtype == np.float32 else None
+            if build is None:
+                raise KeyError(name)
+            module = import_module(f".{build}", __name__)
+            self._addresses |= {f"{kernel}_{precision}": address for kernel, address in module.KERNELS.items()}
         return self._addresses[name]
+
+
+#: Builds of the precision tiers, by instruction set, fastest first: those that setup.py makes.
+_TIER_SUFFIXES = {"w8": "w8", "w16": "w16", "bfloat16": "bf16"}
+_TIER_ISAS = {"avx512": ("avx512vnni", "avx512", "avx2"), "avx2": ("avx2",), "baseline": ("baseline",)}
+
+
+@cache
+def tier_build(precision: str, isa: str = _CHOSEN) -> str | None:
+    """The module with the kernels of a precision tier on an instruction set; None where float32 is faster there."""
+    if precision not in _TIER_SUFFIXES:
+        return None
+    for name in _TIER_ISAS[isa]:
+        module = f"_{name}_{_TIER_SUFFIXES[precision]}"
+        if (name != "avx512vnni" or _cpu.multiplies_whole_numbers()) and find_spec(f".{module}", __name__) is not None:
+            return module
+    return None
 
 
 @cache

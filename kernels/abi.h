@@ -26,6 +26,9 @@
  *   n[15] lstm coupling: 0 none, 1 f = 1 - i (ONNX), 2 i = 1 - f (TFLite);  gru: 1 = reset before the product
  *   f[0] clip of pre-activations (+inf: none)   f[1] f[2] alpha, beta of f   f[3] f[4] of g   f[5] f[6] of h
  *   y overlaps neither x nor h0. T = 0 copies the states.
+ * lstm_w8, gru_w16, rnn_bfloat16, ...: the same in a precision tier (kernels/tiers.py has the packed weights, which p[8] has,
+ *   too); where weights are whole numbers, p[9] goes on with GS_QUANTISED(GS_AHEAD(T, B) * B, I) and
+ *   GS_QUANTISED(B, max(H, P)) reals
  *
  * Recurrent kernels and linear, on more than one thread:
  *   p[11] a gs_team, or NULL: one thread   n[16] parts that rows are cut into   n[17] parts that every pass over the weights
@@ -33,6 +36,7 @@
  *
  * linear      y = act(x @ W + b)       p[0] x (rows, K)  p[1] packed  p[4] y (rows, N)
  *             n[0] rows  n[1] K  n[2] N  n[3] x row stride  n[4] y row stride  n[5] activation  f[0] f[1] alpha, beta
+ *             linear_w8, linear_w16: p[9] scratch, GS_QUANTISED(rows, K) reals, 64-byte aligned
  * matmul      y = a @ b, both at run time    p[0] a (batch, M, K)  p[1] b (batch, K, N)  p[4] y dense
  *             n[0] batch n[1] M n[2] K n[3] N  n[4] a batch stride n[5] b batch stride
  *             n[6] a row, n[7] a column, n[8] b row, n[9] b column stride
@@ -148,6 +152,9 @@ typedef struct gs_team {
 /* What a step needs, and what is done ahead behind it. */
 #define GS_STEP_SCRATCH(B, H) ((B) * GS_ROW(H) + 64)
 #define GS_SCRATCH(T, B, H) (GS_STEP_SCRATCH(B, H) + (GS_AHEAD(T, B) > 1 ? GS_AHEAD(T, B) * (B) * GS_ROW(H) : 0))
+/* Reals that kernels on whole numbers take behind that, for `rows` rows of `size` 16-bit integers and the scale of each row. */
+#define GS_WHOLE(N, M) (((N) + (M) - 1) / (M) * (M))
+#define GS_QUANTISED(rows, size) ((rows) * (GS_WHOLE(size, 32) / 2) + GS_WHOLE(rows, 16))
 
 enum {
     GS_ACT_IDENTITY, GS_ACT_SIGMOID, GS_ACT_TANH, GS_ACT_RELU,

@@ -9,7 +9,7 @@ writes each combination out without loops.
 """
 
 from libc.math cimport INFINITY
-from libc.stdint cimport int32_t
+from libc.stdint cimport int16_t, int32_t
 from libc.string cimport memcpy, memset
 
 cdef enum:
@@ -45,6 +45,9 @@ cdef extern from "abi.h":
         void (*run)(gs_team* team, gs_part part, void* context, Py_ssize_t parts) noexcept nogil
 
 
+include "tiers.pxi"
+
+
 cdef struct Step:
     # What one time step of a layer reads and writes: `x` and `h` are the operands of the sums.
     const real* w
@@ -65,6 +68,8 @@ cdef struct Step:
     Py_ssize_t parts  # that every pass over the weights is cut into, for a thread each
     bint backwards  # which end of the blocks the next pass starts from
     real* scratch  # (B, 4 * padded)
+    Quantised qx
+    Quantised qh
     real* reset_h  # (B, padded) each, of the GRU that resets before the product: r * h, z, and the sums over x of n
     real* update
     real* candidate
@@ -133,6 +138,43 @@ cdef inline void start_sums(
         w[unit] += wide
 
 
+cdef inline void add_x(
+    const int rows, const int units, const int gates, vf* sums, const real** w, const Step* s, const Py_ssize_t unit,
+    const Py_ssize_t row,
+) noexcept nogil:
+    """The products of x; moves `w` behind its weights."""
+    cdef const real* x = s.x + row * s.x_stride
+    cdef int j
+    if GS_TIER:
+        if s.x_size:
+            add_quantised(rows, units, gates, gates - 1, 0, gates, sums, w, &s.qx, unit, row, s.x_size)
+    elif GS_BFLOAT:
+        add_halves(rows, units, gates, gates - 1, 0, gates, sums, w, x, s.x_stride, unit, s.x_size)
+    else:
+        add_products(rows, units, gates, gates - 1, sums, w, gates * GS_BLOCK, x, s.x_stride, s.x_size)
+        return
+    for j in range(units):
+        w[j] += operand_reals(s.x_size, gates)
+
+
+cdef inline void add_h(
+    const int rows, const int units, const int gates, const int slot, const int first, const int packed, vf* sums,
+    const real** w, const Step* s, const real* h, const Py_ssize_t h_stride, const Py_ssize_t unit, const Py_ssize_t row,
+) noexcept nogil:
+    """The products of h in `gates` of the `packed` gates, from gate `first` on."""
+    cdef int j
+    h += row * h_stride
+    if GS_TIER:
+        if s.h_size:
+            add_quantised(rows, units, gates, slot, first, packed, sums, w, &s.qh, unit, row, s.h_size)
+    elif GS_BFLOAT:
+        add_halves(rows, units, gates, slot, first, packed, sums, w, h, h_stride, unit, s.h_size)
+    else:
+        for j in range(units):
+            w[j] += first * GS_BLOCK
+        add_products(rows, units, gates, slot, sums, w, packed * GS_BLOCK, h, h_stride, s.h_size)
+
+
 cdef inline Py_ssize_t column_of(Py_ssize_t unit, int gate) noexcept nogil:
     return unit // GS_SPLIT * WIDE + gate * GS_BLOCK + unit % GS_SPLIT * GS_LANES
 
@@ -149,12 +191,10 @@ cdef inline void start_with_x(
     cdef const real* done
     if not resumes:
         start_sums(rows, units, gates, sums, w, gates * GS_BLOCK)
-        add_products(
-            rows, units, products, products - 1, sums, w, products * GS_BLOCK, s.x + row * s.x_stride, s.x_stride,
-            s.x_size)
+        add_x(rows, units, products, sums, w, s, unit, row)
         return
     for j in range(units):
-        w[j] += (gates + products * s.x_size) * GS_BLOCK
+        w[j] += gates * GS_BLOCK + operand_reals(s.x_size, products)
         for i in range(rows):
             done = s.ahead + (row + i) * s.ahead_stride
             for gate in range(gates):
@@ -172,8 +212,7 @@ cdef inline void ahead_tile(
     for j in range(units):
         w[j] = unit_weights(s, unit + j)
     start_sums(rows, units, gates, sums, w, gates * GS_BLOCK)
-    add_products(
-        rows, units, products, products - 1, sums, w, products * GS_BLOCK, s.x + row * s.x_stride, s.x_stride, s.x_size)
+    add_x(rows, units, products, sums, w, s, unit, row)
     for i in range(rows):
         for j in range(units):
             for gate in range(gates):
@@ -250,7 +289,7 @@ cdef inline void lstm_tile(
     for j in range(units):
         w[j] = unit_weights(s, unit + j)
     start_with_x(resumes, rows, units, 4, 4, sums, w, s, unit, row)
-    add_products(rows, units, 4, 3, sums, w, WIDE, s.h + row * s.h_stride, s.h_stride, s.h_size)
+    add_h(rows, units, 4, 3, 0, 4, sums, w, s, s.h, s.h_stride, unit, row)
     keep_sums(rows * units, 4, kind != LSTM, sums, kept)
     for i in range(rows):
         for j in range(units):
@@ -297,7 +336,7 @@ cdef inline void gru_tile(
     for j in range(units):
         w[j] = unit_weights(s, unit + j)
     start_with_x(resumes, rows, units, 4, 3, sums, w, s, unit, row)
-    add_products(rows, units, 3, 3, sums, w, 3 * GS_BLOCK, s.h + row * s.h_stride, s.h_stride, s.h_size)
+    add_h(rows, units, 3, 3, 0, 3, sums, w, s, s.h, s.h_stride, unit, row)
     keep_sums(rows * units, 4, kind != GRU, sums, kept)
     for i in range(rows):
         for j in range(units):
@@ -325,7 +364,7 @@ cdef inline void gru_reset_tile(
     for j in range(units):
         w[j] = unit_weights(s, unit + j)
     start_with_x(resumes, rows, units, 4, 3, sums, w, s, unit, row)
-    add_products(rows, units, 2, 1, sums, w, 3 * GS_BLOCK, s.h + row * s.h_stride, s.h_stride, s.h_size)
+    add_h(rows, units, 2, 1, 0, 3, sums, w, s, s.h, s.h_stride, unit, row)
     keep_sums(rows * units, 3, True, sums, kept)
     for i in range(rows):
         for j in range(units):
@@ -350,10 +389,9 @@ cdef inline void gru_candidate_tile(
     cdef Py_ssize_t lane, at
     for j in range(units):
         w[j] = unit_weights(s, unit + j) + 3 * GS_BLOCK
-    # From the bias of the n gate's part over h to the first weight of that part.
-    start_sums(rows, units, 1, sums, w, (3 * s.x_size + 3) * GS_BLOCK)
-    add_products(
-        rows, units, 1, 0, sums, w, 3 * GS_BLOCK, s.reset_h + row * s.padded, s.padded, s.h_size)
+    # From the bias of the n gate's part over h to the weights of that part.
+    start_sums(rows, units, 1, sums, w, GS_BLOCK + operand_reals(s.x_size, 3))
+    add_h(rows, units, 1, 0, 2, 3, sums, w, s, s.reset_h, s.padded, unit, row)
     keep_sums(rows * units, 1, True, sums, kept)
     for i in range(rows):
         for j in range(units):
@@ -403,8 +441,7 @@ cdef inline void dense_tile(
     for j in range(units):
         w[j] = unit_weights(s, unit + j)
     start_with_x(resumes, rows, units, gates, gates, sums, w, s, unit, row)
-    add_products(
-        rows, units, gates, gates - 1, sums, w, gates * GS_BLOCK, s.h + row * s.h_stride, s.h_stride, s.h_size)
+    add_h(rows, units, gates, gates - 1, 0, gates, sums, w, s, s.h, s.h_stride, unit, row)
     keep_sums(rows * units, gates, True, sums, kept)
     for i in range(rows):
         dense_finish(units, gates, s, kept + i * units * 4, unit, row + i)
@@ -622,7 +659,7 @@ cdef inline void dense_pass(
     cdef bint narrow = blocks % 4 != 0 and last == units
     cdef bint joined = (
         kind == DENSE and not resumes and batch == 1 and narrow and last - first >= 2 and units % 2 == 0
-        and GS_SPLIT == MOST_JOINED)
+        and GS_SPLIT == MOST_JOINED and not GS_TIER and not GS_BFLOAT)
     cdef bint alone = narrow and not joined
     if alone and backwards:
         dense_last_group(kind, resumes, s, units, batch)
@@ -726,7 +763,7 @@ cdef void set_sizes(Step* s, gs_args* args, Py_ssize_t x_size, Py_ssize_t h_size
     s.ahead, s.ahead_stride = NULL, 0
     s.parts, s.backwards = 1 if args.p[11] is NULL else args.n[17], False
     s.padded = quotient_up(size, GS_BLOCK) * GS_BLOCK
-    s.block = WIDE * (1 + x_size + h_size)
+    s.block = WIDE + operand_reals(x_size, 4) + operand_reals(h_size, 4)
 
 
 cdef void some_linear(gs_args* args, Py_ssize_t first, Py_ssize_t last) noexcept nogil:
@@ -738,6 +775,9 @@ cdef void some_linear(gs_args* args, Py_ssize_t first, Py_ssize_t last) noexcept
     s.x_stride, s.y_stride, s.h_stride = args.n[3], args.n[4], 0
     s.activation = <int>args.n[5]
     s.alpha, s.beta, s.clip = splat(<real>args.f[0]), splat(<real>args.f[1]), splat(INFINITY)
+    if GS_TIER:
+        set_quantised(&s.qx, <real*>args.p[9], args.n[0], s.x_size, first)
+        quantise_rows(&s.qx, s.x, s.x_stride, last - first, s.x_size)
     run_pass(DENSE, &s, last - first)
 
 
@@ -764,6 +804,10 @@ cdef void project(gs_args* args, const Step* lstm, real* y, Py_ssize_t y_stride,
     s.activation = GS_ACT_IDENTITY
     s.alpha = s.beta = splat(0.0)
     s.clip = splat(INFINITY)
+    if GS_TIER:
+        s.qx = lstm.qh
+        s.qx.stride = GS_WHOLE(lstm.size, 32)
+        quantise_rows(&s.qx, s.x, s.x_stride, batch, s.x_size)
     run_pass(DENSE, &s, batch)
 
 
@@ -778,6 +822,8 @@ cdef inline void run_step(const int kind, Step* s, Py_ssize_t batch) noexcept no
     else:
         run_pass(kind, s, batch)
         if kind == GRU_RESET:
+            if GS_TIER:
+                quantise_rows(&s.qh, s.reset_h, s.padded, batch, s.h_size)
             run_pass(GRU_CANDIDATE, s, batch)
     s.backwards = not s.backwards
 
@@ -786,6 +832,8 @@ cdef inline void work_ahead(const int kind, Step* s, real* ahead, const real* x,
     """Bias and x of `rows` rows of several steps: the weights of x pass by once for all of them."""
     cdef Py_ssize_t stride = s.x_stride
     s.x, s.x_stride, s.ahead = x, x_stride, ahead
+    if GS_TIER:
+        quantise_rows(&s.qx, x, x_stride, rows, s.x_size)
     if kind == LSTM or kind == LSTM_GENERAL:
         run_pass(LSTM_AHEAD, s, rows)
     elif kind == DENSE:
@@ -793,6 +841,16 @@ cdef inline void work_ahead(const int kind, Step* s, real* ahead, const real* x,
     else:
         run_pass(GRU_AHEAD, s, rows)
     s.x_stride = stride
+
+
+cdef void set_operands(Step* s, Py_ssize_t first, Py_ssize_t chunk) noexcept nogil:
+    """Where x, of `chunk` steps, and h of the rows from `first` on are as whole numbers."""
+    cdef Py_ssize_t steps = s.args.n[0], batch = s.args.n[1]
+    cdef real* memory = <real*>s.args.p[9] + GS_SCRATCH(steps, batch, s.size)
+    set_quantised(&s.qx, memory, chunk * batch, s.x_size, first * chunk)
+    memory += GS_QUANTISED(chunk * batch, s.x_size)
+    set_quantised(&s.qh, memory, batch, max(s.size, s.h_size), first)
+    s.qh.stride = GS_WHOLE(s.h_size, 32)
 
 
 cdef inline void run_rows(
@@ -812,6 +870,8 @@ cdef inline void run_rows(
         s.update = s.reset_h + batch * s.padded
         s.candidate = s.update + batch * s.padded
     ahead += first * chunk * s.ahead_stride
+    if GS_TIER:
+        set_operands(s, first, chunk)
     if batch > 1 and args.n[5] != batch * args.n[6]:
         chunk = 1
     cdef real* hn = <real*>args.p[5] + first * width
@@ -830,6 +890,10 @@ cdef inline void run_rows(
             s.ahead = ahead + (time - begin) * batch * s.ahead_stride
         s.x = <const real*>args.p[0] + time * args.n[5] + first * args.n[6]
         s.y = <real*>args.p[4] + time * args.n[7] + first * args.n[8]
+        if GS_TIER:
+            if chunk <= 1:
+                quantise_rows(&s.qx, s.x, s.x_stride, batch, s.x_size)
+            quantise_rows(&s.qh, s.h, s.h_stride, batch, s.h_size)
         run_step(kind, s, batch)
         s.h, s.h_stride = s.y, args.n[8]
     if s.h != hn:
@@ -882,7 +946,7 @@ cdef inline int run_sequence(const int kind, gs_args* args) noexcept nogil:
     s.clip = splat(<real>args.f[0] if args.n[11] else INFINITY)
     s.backwards = args.n[10] != 0
     if kind == GRU or kind == GRU_GENERAL or kind == GRU_RESET:
-        s.block = WIDE + 3 * GS_BLOCK * (s.x_size + s.h_size)
+        s.block = WIDE + operand_reals(s.x_size, 3) + operand_reals(s.h_size, 3)
     elif kind != DENSE and args.p[6] != args.p[3]:
         memcpy(args.p[6], args.p[3], args.n[1] * s.size * sizeof(real))
     if args.p[11] is NULL or args.n[16] == 1:

@@ -26,7 +26,17 @@ from ._plumbing import interleave
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike
 
-__all__ = ["BLOCK", "aligned_empty", "pack_gru", "pack_linear", "pack_lstm", "pack_peepholes", "pack_rnn", "scratch"]
+__all__ = [
+    "BLOCK",
+    "ahead",
+    "aligned_empty",
+    "pack_gru",
+    "pack_linear",
+    "pack_lstm",
+    "pack_peepholes",
+    "pack_rnn",
+    "scratch",
+]
 
 #: Hidden units per block, GS_BLOCK of abi.h.
 BLOCK = 16
@@ -44,10 +54,15 @@ def aligned_empty(count: int, dtype: Any) -> Array:
     return raw[start : start + count * dtype.itemsize].view(dtype)
 
 
+def ahead(steps: int, batch: int) -> int:
+    """Steps whose sums over x a recurrent kernel does ahead: GS_AHEAD of abi.h."""
+    return min(steps, 16, 64 // batch) if 1 <= batch <= 16 and steps >= 4 else 1
+
+
 def scratch(steps: int, batch: int, hidden: int) -> int:
     """Reals that a recurrent kernel needs beside its operands: GS_SCRATCH of abi.h."""
-    ahead = min(steps, 16, 64 // batch) if 1 <= batch <= 16 and steps >= 4 else 0
-    return (1 + ahead) * batch * 4 * _blocks(hidden) * BLOCK + 64
+    steps = ahead(steps, batch)
+    return (1 + (steps if steps > 1 else 0)) * batch * 4 * _blocks(hidden) * BLOCK + 64
 
 
 def _blocks(size: int) -> int:

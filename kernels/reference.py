@@ -19,9 +19,11 @@ import numpy as np
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike
 
-__all__ = ["ACTIVATIONS", "Activation", "activation", "gru", "lstm", "rnn"]
+__all__ = ["ACTIVATIONS", "Activation", "Product", "activation", "gru", "lstm", "product", "rnn"]
 
 Array = np.ndarray[Any, np.dtype[np.float64]]
+#: Rows times weights, one row of weights for each output: a precision tier has its own (`precision.product`).
+Product = Callable[[Array, Array], Array]
 #: Name, alpha, beta; None stands for the default of the operator.
 Activation = tuple[str, "float | None", "float | None"]
 
@@ -101,6 +103,12 @@ def activation(name: str, alpha: float | None = None, beta: float | None = None)
 _BY_LOWER_NAME = {name.lower(): entry for name, entry in ACTIVATIONS.items()}
 
 
+def product(rows: Array, weights: Array) -> Array:
+    """`rows` (B, K) times `weights` (N, K), as it is."""
+    result: Array = rows @ weights.T
+    return result
+
+
 def _clip(x: Array, limit: float | None) -> Array:
     return x if limit is None else np.clip(x, -limit, limit)
 
@@ -147,6 +155,7 @@ def rnn(
     activations: Sequence[Activation] = (_TANH,),
     clip: float | None = None,
     reverse: bool = False,
+    product: Product = product,
 ) -> tuple[Array, Array]:
     """The plain recurrent layer: h' = f(W x + R h + b_ih + b_hh).
 
@@ -161,6 +170,8 @@ def rnn(
     activations : sequence of one (name, alpha, beta)
     clip : float, optional
     reverse : bool
+    product : callable, optional
+        What stands for ``rows @ weights.T`` everywhere.
 
     Returns
     -------
@@ -175,7 +186,7 @@ def rnn(
     f = activation(*activations[0])
 
     def step(x_t: Array, h: Array) -> tuple[Array, ...]:
-        return (f(_clip(x_t @ w.T + h @ r.T + b_ih + b_hh, clip)),)
+        return (f(_clip(product(x_t, w) + product(h, r) + b_ih + b_hh, clip)),)
 
     y, (hn,) = _scan(x, (_initial(h0, x.shape[1], r.shape[1]),), lengths, reverse, step)
     return y, hn
@@ -197,6 +208,7 @@ def lstm(
     clip: float | None = None,
     coupled: str = "",
     reverse: bool = False,
+    product: Product = product,
 ) -> tuple[Array, Array, Array]:
     """The LSTM layer.
 
@@ -230,6 +242,8 @@ def lstm(
     coupled : {"", "f=1-i", "i=1-f"}
         Which gate follows from the other: ONNX ``input_forget=1`` is ``"f=1-i"``, TFLite's coupled LSTM ``"i=1-f"``.
     reverse : bool
+    product : callable, optional
+        What stands for ``rows @ weights.T`` everywhere.
 
     Returns
     -------
@@ -250,7 +264,7 @@ def lstm(
         raise ValueError(f"coupled={coupled!r}")
 
     def step(x_t: Array, h: Array, c: Array) -> tuple[Array, ...]:
-        sums = x_t @ w.T + h @ r.T + b_ih + b_hh
+        sums = product(x_t, w) + product(h, r) + b_ih + b_hh
         s_i, s_f, s_g, s_o = np.split(sums, 4, axis=1)
         i = f_gate(_clip(s_i + p_i * c, clip))
         f = f_gate(_clip(s_f + p_f * c, clip))
@@ -262,7 +276,7 @@ def lstm(
         c = f * c + i * g
         o = f_gate(_clip(s_o + p_o * c, clip))
         h = o * f_out(c)
-        return (h if p is None else h @ p.T), c
+        return (h if p is None else product(h, p)), c
 
     batch = x.shape[1]
     states = _initial(h0, batch, r.shape[1]), _initial(c0, batch, hidden)
@@ -283,6 +297,7 @@ def gru(
     clip: float | None = None,
     linear_before_reset: bool = True,
     reverse: bool = False,
+    product: Product = product,
 ) -> tuple[Array, Array]:
     """The GRU layer.
 
@@ -309,6 +324,8 @@ def gru(
         Limit of the sums that go into f and g.
     linear_before_reset : bool
     reverse : bool
+    product : callable, optional
+        What stands for ``rows @ weights.T`` everywhere.
 
     Returns
     -------
@@ -326,9 +343,9 @@ def gru(
     b_rz, b_n = b_hh[: 2 * hidden], b_hh[2 * hidden :]
 
     def step(x_t: Array, h: Array) -> tuple[Array, ...]:
-        s_x = x_t @ w.T + b_ih
-        reset, update = np.split(f(_clip(s_x[:, : 2 * hidden] + h @ r_rz.T + b_rz, clip)), 2, axis=1)
-        s_n = reset * (h @ r_n.T + b_n) if linear_before_reset else (reset * h) @ r_n.T + b_n
+        s_x = product(x_t, w) + b_ih
+        reset, update = np.split(f(_clip(s_x[:, : 2 * hidden] + product(h, r_rz) + b_rz, clip)), 2, axis=1)
+        s_n = reset * (product(h, r_n) + b_n) if linear_before_reset else product(reset * h, r_n) + b_n
         n = g(_clip(s_x[:, 2 * hidden :] + s_n, clip))
         return ((1 - update) * n + update * h,)
 

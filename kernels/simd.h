@@ -16,6 +16,14 @@
 #ifndef GS_DOUBLE
 #define GS_DOUBLE 0
 #endif
+/* Bits of a weight in the kernels of a precision tier whose weights are whole numbers, else 0. */
+#ifndef GS_TIER
+#define GS_TIER 0
+#endif
+/* Whether weights are bfloat16, the upper halves of floats. */
+#ifndef GS_BFLOAT
+#define GS_BFLOAT 0
+#endif
 
 #if defined(__x86_64__)
 #include <immintrin.h>
@@ -176,6 +184,82 @@ GS_INLINE void gs_store_part(real *p, gs_vf v, ptrdiff_t count) {
     for (ptrdiff_t i = 0; i < count; i++) p[i] = v[i];
 }
 #endif
+
+/* Products of 16-bit integers, for weights of GS_TIER bits. A vector of weights holds two ks of every lane side by side. */
+#if GS_TIER
+typedef int16_t gs_vs __attribute__((vector_size(GS_VECTOR_BYTES)));
+typedef int16_t gs_anywhere_s __attribute__((vector_size(GS_VECTOR_BYTES), aligned(2), may_alias));
+#if GS_TIER == 8
+typedef int8_t gs_narrow __attribute__((vector_size(GS_VECTOR_BYTES / 2), aligned(1), may_alias));
+GS_INLINE gs_vs gs_weights(const char *p) {
+#if GS_VECTOR_BYTES == 64 && defined(__AVX512BW__)
+    return (gs_vs)_mm512_cvtepi8_epi16(_mm256_loadu_si256((const __m256i *)p));
+#elif GS_VECTOR_BYTES == 32 && defined(__AVX2__)
+    return (gs_vs)_mm256_cvtepi8_epi16(_mm_loadu_si128((const __m128i *)p));
+#else
+    return __builtin_convertvector(*(const gs_narrow *)p, gs_vs);
+#endif
+}
+#else
+GS_INLINE gs_vs gs_weights(const char *p) { return *(const gs_anywhere_s *)p; }
+#endif
+/* Two neighbouring inputs in every lane. */
+GS_INLINE gs_vs gs_pair(const int16_t *p) {
+    int32_t both;
+    __builtin_memcpy(&both, p, sizeof both);
+    return (gs_vs)((gs_vi){0} + both);
+}
+/* sums + a[2i] * b[2i] + a[2i+1] * b[2i+1] in lane i. */
+GS_INLINE gs_vi gs_dot(gs_vi sums, gs_vs a, gs_vs b) {
+#if GS_VECTOR_BYTES == 64 && defined(__AVX512VNNI__)
+    return (gs_vi)_mm512_dpwssd_epi32((__m512i)sums, (__m512i)a, (__m512i)b);
+#elif GS_VECTOR_BYTES == 64 && defined(__AVX512BW__)
+    return sums + (gs_vi)_mm512_madd_epi16((__m512i)a, (__m512i)b);
+#elif GS_VECTOR_BYTES == 32 && defined(__AVX2__)
+    return sums + (gs_vi)_mm256_madd_epi16((__m256i)a, (__m256i)b);
+#elif defined(__x86_64__)
+    return sums + (gs_vi)_mm_madd_epi16((__m128i)a, (__m128i)b);
+#elif defined(__aarch64__)
+    int32x4_t low = vmull_s16(vget_low_s16((int16x8_t)a), vget_low_s16((int16x8_t)b));
+    return sums + (gs_vi)vpaddq_s32(low, vmull_high_s16((int16x8_t)a, (int16x8_t)b));
+#else
+    for (ptrdiff_t i = 0; i < GS_LANES; i++) sums[i] += (int32_t)a[2 * i] * b[2 * i] + (int32_t)a[2 * i + 1] * b[2 * i + 1];
+    return sums;
+#endif
+}
+GS_INLINE gs_vf gs_real(gs_vi a) { return __builtin_convertvector(a, gs_vf); }
+/* `size` numbers times `factor` as integers, to the nearest, in pairs. */
+GS_INLINE void gs_quantise(const real *x, ptrdiff_t size, real factor, int16_t *q) {
+    for (ptrdiff_t i = 0; i < size; i++) {
+        real near = x[i] * factor + (real)GS_ROUNDER;
+        gs_int bits;
+        __builtin_memcpy(&bits, &near, sizeof bits);
+        q[i] = (int16_t)bits;
+    }
+    if (size % 2) q[size] = 0;
+}
+#else
+typedef gs_vi gs_vs;
+GS_INLINE gs_vs gs_weights(const char *p) { (void)p; return (gs_vs){0}; }
+GS_INLINE gs_vs gs_pair(const int16_t *p) { (void)p; return (gs_vs){0}; }
+GS_INLINE gs_vi gs_dot(gs_vi sums, gs_vs a, gs_vs b) { (void)a; (void)b; return sums; }
+GS_INLINE gs_vf gs_real(gs_vi a) { (void)a; return (gs_vf){0}; }
+GS_INLINE void gs_quantise(const real *x, ptrdiff_t size, real factor, int16_t *q) {
+    (void)x; (void)size; (void)factor; (void)q;
+}
+#endif
+GS_INLINE gs_vi gs_no_sums(void) { return (gs_vi){0}; }
+GS_INLINE gs_vf gs_upper_halves(const char *p) {
+#if GS_VECTOR_BYTES == 64 && defined(__AVX512F__)
+    return (gs_vf)_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_load_si256((const __m256i *)p)), 16);
+#elif GS_VECTOR_BYTES == 32 && defined(__AVX2__)
+    return (gs_vf)_mm256_slli_epi32(_mm256_cvtepu16_epi32(_mm_load_si128((const __m128i *)p)), 16);
+#else
+    gs_vi v = {0};
+    for (ptrdiff_t i = 0; i < GS_LANES; i++) v[i] = (gs_int)((uint32_t)((const uint16_t *)p)[i] << 16);
+    return (gs_vf)v;
+#endif
+}
 
 /* Denormal numbers are read and written as zero between the two: silence after a burst must not slow a stream down. */
 #if defined(__x86_64__)

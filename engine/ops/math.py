@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ...kernels import pack, reference
+from ...kernels import reference, tiers
+from ...kernels.precision import BITS
 from ..graph import Node
 from ..values import Value, View, Weights, collapse
 from .plumbing import axes_of, broadcast, cast, inverse, memory_order, permuted
@@ -210,16 +211,21 @@ def add_to_layer(ctx: Lowering, node: Node, x: Value, bias: Value) -> View | Non
     if bias.ndim > x.ndim or x.shape[-1] != layer.n[2]:
         return None
     other = next(other for other in node.inputs if other != name)
-    layer.weights = Weights((*layer.weights.key, other), pack.pack_linear, (layer.weights.arrays[0], bias.reshape(-1)))
+    layer.weights = Weights(
+        (*layer.weights.key, other), layer.weights.pack, (layer.weights.arrays[0], bias.reshape(-1))
+    )
     ctx.is_layer(node.outputs[0], layer)
     return x
 
 
-def linear(ctx: Lowering, node: Node, x: View, w: Array, bias: Array | None, key: tuple[object, ...]) -> View:
+def linear(
+    ctx: Lowering, node: Node, x: View, w: Array, bias: Array | None, key: tuple[object, ...], precision: str = ""
+) -> View:
     """y = x @ w + bias over the last axis of `x`; w is (K, N), known. The caller says whether it is the result."""
     k, n = w.shape
     if not x.shape or x.shape[-1] != k:
         raise ValueError(f"{x.shape} cannot be multiplied by {w.shape}")
+    precision = precision or ctx.tier(node, w)
     perm = memory_order(x, x.ndim - 1)
     x = permuted(ctx.real_view(node, x), perm)
     lead, (steps,) = collapse(x.shape[:-1], x.strides[:-1])
@@ -229,13 +235,16 @@ def linear(ctx: Lowering, node: Node, x: View, w: Array, bias: Array | None, key
     rows = math.prod(lead)
     ctx.mix(x.tags[-1], node, "sums over the frames")
     y = ctx.temp((*x.shape[:-1], n), tags=(*x.tags[:-1], None))
+    slots = {0: x, 4: y}
+    if precision in BITS:
+        slots[9] = ctx.temp((tiers.scratch(rows, k),))
     ctx.emit(
-        "linear",
+        tiers.kernel("linear", precision),
         node,
-        {0: x, 4: y},
+        slots,
         [rows, k, n, steps[0] if steps else k, n, ACTIVATIONS["Identity"]],
         [0.0, 0.0],
-        Weights(key, pack.pack_linear, (w.T, bias)),
+        Weights(key, tiers.packer("linear", precision), (w.T, bias)),
     )
     return permuted(y, inverse(perm))
 

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ...kernels import pack, reference
+from ...kernels import pack, reference, tiers
+from ...kernels.precision import BITS
 from ..errors import ModelFormatError, ShapeError
 from ..graph import Node
 from ..values import Value, View, Weights
@@ -176,6 +177,7 @@ class Recurrent(Op):
         }
         release = holding(ctx, node, [v for s, v in first.items() if v.buffer is ctx.slots.get((node.key, s))])
         clip = node.attrs["clip"]
+        precision = ctx.tier(node, have["w"], have["r"], have["projection"])
         for d, reverse in enumerate(directions(node)):
             if reverse and not banded:
                 ctx.mix(time, node, f"runs backwards in time (direction={node.attrs['direction']})")
@@ -194,7 +196,7 @@ class Recurrent(Op):
                 2: direction(first["h"], d),
                 4: y.with_(shape=(t, b, p), strides=(y.strides[0], p, 1), offset=d * b * p, tags=(None,) * 3),
                 5: direction(final["h"], d),
-                9: ctx.temp((pack.scratch(t, b, h),)),
+                9: ctx.temp((scratch(t, b, i, max(h, p), h, precision),)),
             }
             if "c" in first:
                 slots |= {3: direction(first["c"], d), 6: direction(final["c"], d)}
@@ -203,32 +205,39 @@ class Recurrent(Op):
             if have["p"] is not None:
                 slots[7] = ctx.view(pack.pack_peepholes(have["p"][d], ctx.real))
             if have["projection"] is not None:
-                slots[8] = ctx.view(pack.pack_linear(have["projection"][d], None, ctx.real))
+                projection = tiers.packer("linear", precision)(have["projection"][d], None, ctx.real)
+                slots[8] = ctx.view(projection.view(ctx.real))
             codes = [ACTIVATIONS[name] for name in names] + [0] * (3 - len(acts))
             parameters = [value for _, alpha, beta in acts for value in (alpha, beta)]
             ctx.emit(
-                node.op.lower(),
+                tiers.kernel(node.op.lower(), precision),
                 node,
                 slots,
                 [t, b, i, h, p, *x.strides[:2], y.strides[0], p, reverse, 0, bool(general), *codes, variant],
                 [math.inf if clip is None else clip, *parameters],
-                weights(node, d, have),
+                weights(node, d, have, precision),
             )
         release()
         return y, *(final[s] for s in states)
 
 
-def weights(node: Node, d: int, have: dict[str, Any]) -> Weights:
+def scratch(t: int, b: int, i: int, p: int, h: int, precision: str) -> int:
+    """Reals beside a kernel's operands."""
+    whole = tiers.scratch(pack.ahead(t, b) * b, i) + tiers.scratch(b, p) if precision in BITS else 0
+    return pack.scratch(t, b, h) + whole
+
+
+def weights(node: Node, d: int, have: dict[str, Any], precision: str) -> Weights:
     """What is packed for direction `d`."""
     w, r = have["w"][d], have["r"][d]
     rows = w.shape[0]
     b_ih, b_hh = np.zeros((2, rows)) if have["b"] is None else have["b"][d].astype(np.float64)
     key = (node.op, node.inputs[1:4], node.attrs["gates"], d)
+    packer = tiers.packer(node.op.lower(), precision)
     if node.op == "RNN":
-        return Weights(key, pack.pack_rnn, (w, r, b_ih + b_hh))
-    if node.op == "GRU":
-        return Weights(key, partial(pack.pack_gru, order=have["order"]), (w, r, b_ih, b_hh))
-    return Weights(key, partial(pack.pack_lstm, order=have["order"]), (w, r, b_ih + b_hh))
+        return Weights(key, packer, (w, r, b_ih + b_hh))
+    biases = (b_ih, b_hh) if node.op == "GRU" else (b_ih + b_hh,)
+    return Weights(key, partial(packer, order=have["order"]), (w, r, *biases))
 
 
 def direction(view: View, d: int) -> View:

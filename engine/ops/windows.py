@@ -180,7 +180,7 @@ class Conv(Op):
             key = ("conv", node.inputs[1], node.inputs[2] if b is not None else "", g, groups)
             # Never without a bias: what is added later goes along the last axis, and channels are not that.
             bias = np.zeros(each, w.dtype) if b is None else b[mine]
-            results.append(linear(ctx, node, flat, w[mine].reshape(each, width).T, bias, key))
+            results.append(linear(ctx, node, flat, w[mine].reshape(each, width).T, bias, key, "float32"))
         y = results[0]
         if groups == 1:
             ctx.is_layer(node.outputs[0], ctx.instructions[-1])

@@ -73,6 +73,9 @@ def load(
     backend: str = "auto",
     dtype: Any = None,
     threads: int = 1,
+    precision: str | None = None,
+    max_error: float | None = None,
+    data: Mapping[str, Any] | None = None,
     self_test: bool = True,
 ) -> Model:
     """Load a trained model.
@@ -122,6 +125,15 @@ def load(
         are the same to the bit. Small layers stay on one thread, where a second would make them slower. What threads
         share is the rows of a batch, the directions of a bidirectional layer, and large layers. One call of the
         process at a time has the other threads; a call beside it runs on its own thread.
+    precision : {"float32", "w16", "w8", "bfloat16", "auto"}, optional
+        What the weights of LSTM, GRU, RNN and dense layers are kept as: whole numbers of 16 or 8 bits with a scale for
+        each output, or bfloat16. Smaller weights are read faster; what it costs in accuracy is in docs/precision.md,
+        and on your data in `verify`. Everything else stays float32. "auto" takes the fastest that keeps `max_error`.
+    max_error : float, optional
+        For "auto": how far any element of an output may be from what float32 gives, over the largest magnitude of that
+        output or 1, whichever is more.
+    data : mapping of str to array, optional
+        For "auto": inputs of your own to measure on, in the file's shapes; random and extreme ones otherwise.
     self_test : bool
         Hold a `.gatestep` file to the results that are stored in it.
 
@@ -153,6 +165,12 @@ def load(
         raise ValueError(f"backend={backend!r} is not 'auto', 'cython' or 'numba'")
     kernels = "cython" if backend == "auto" else backend
     checked(threads, kernels)
+    if (precision == "auto") != (max_error is not None):
+        raise ValueError("precision='auto' and max_error= go together: the fastest precision that keeps the error")
+    if max_error is not None and not max_error >= 0:
+        raise ValueError(f"max_error={max_error!r} is not a number from 0 on")
+    if data is not None and precision != "auto":
+        raise ValueError("data= is what precision='auto' measures on")
     if is_container(source):
         given: dict[str, Any] = {
             "spec": spec,
@@ -163,11 +181,18 @@ def load(
             "outputs": outputs,
             "fix": fix or None,
         }
-        given |= {"states": states, "bind": bind, "shapes": shapes, "dtype": dtype}
+        given |= {"states": states, "bind": bind, "shapes": shapes, "dtype": dtype, "precision": precision}
         return _load_file(source, given, kernels, threads, self_test)
     weights = {"spec": spec, "state_dict": state_dict, "strip_prefix": strip_prefix}
     graph = _graph(source, **weights, example=example, inputs=inputs, outputs=outputs, fix=fix, bind=bind)
-    return Model(graph, states=states, backend=kernels, dtype=real, bind=bind, shapes=shapes, threads=threads)
+    settled: dict[str, Any] = {"states": states, "bind": bind, "shapes": shapes}
+    tier = "float32" if precision is None or precision == "auto" else precision
+    model = Model(graph, backend=kernels, dtype=real, threads=threads, precision=tier, **settled)
+    if max_error is None:
+        return model
+    from gatestep._precision import fastest
+
+    return fastest(model, data, max_error)
 
 
 def _graph(
@@ -252,7 +277,13 @@ def convert(source: Any, path: str | os.PathLike[str], **options: Any) -> None:
 
 
 def verify(
-    source: Any, *, data: Mapping[str, Any] | None = None, seed: int = 0, trusted: bool = False, **options: Any
+    source: Any,
+    *,
+    data: Mapping[str, Any] | None = None,
+    seed: int = 0,
+    trusted: bool = False,
+    max_error: float | None = None,
+    **options: Any,
 ) -> Report:
     """Hold what a model computes to what it should, and a stream of it to itself.
 
@@ -265,6 +296,9 @@ def verify(
         Of the random inputs.
     trusted : bool
         Let PyTorch load the file, if it is one of PyTorch's; that may run code which is in it.
+    max_error : float, optional
+        For a model in another precision than float32: what may lie between the two, as `load` measures it. Without it,
+        as far as the model's results move when every value is moved by half a step of the precision's whole numbers.
     **options
         As for `load`.
 
@@ -280,7 +314,7 @@ def verify(
     """
     from gatestep._verify import verify as hold
 
-    return hold(source, data=data, seed=seed, trusted=trusted, **options)
+    return hold(source, data=data, seed=seed, trusted=trusted, max_error=max_error, **options)
 
 
 def accelerate(module: torch.nn.Module) -> torch.nn.Module:

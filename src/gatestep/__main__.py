@@ -12,7 +12,7 @@ import sys
 import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -42,6 +42,8 @@ def model_options(options: argparse.Namespace) -> dict[str, Any]:
         "shapes": dict(options.shape) or None,
         "fix": tuple(options.fix) or None,
         "dtype": options.dtype,
+        "precision": options.precision,
+        "max_error": options.max_error,
     }
     settled = {name: value for name, value in given.items() if value is not None}
     return {**settled, "backend": options.backend, "threads": options.threads, "self_test": not options.no_self_test}
@@ -66,7 +68,13 @@ def usage() -> Iterator[None]:
 
 def inspect(options: argparse.Namespace) -> int:
     """``gatestep inspect``: print the summary, and what there is to say of the file."""
-    print(load(options))
+    model = load(options)
+    if model.asked != "float32" and not model.nets:
+        from ._feeds import random_values, shortest
+
+        with suppress(GatestepError):  # what its nets are kept as is known once it has been called
+            shortest(model, random_values(np.random.default_rng(0)))
+    print(model)
     size = os.stat(options.model).st_size
     if not is_container(options.model):
         print(f"  file    {size:,} bytes")
@@ -79,19 +87,7 @@ def inspect(options: argparse.Namespace) -> int:
 
 def verify(options: argparse.Namespace) -> int:
     """``gatestep verify``: print the report."""
-    from . import _cli_io as files
-
-    data = None
-    if options.inputs is not None:
-        if options.inputs.suffix.lower() != ".npz":
-            raise Usage(f"--inputs {options.inputs}: the suffix is not .npz")
-        model, recording = load(options), files.read(options.inputs)
-        ports = {port.name: port for port in model.inputs}
-        named = recording.assign(
-            [port.name for port in model.inputs if not port.optional],
-            [port.name for port in model.inputs if port.optional],
-        )
-        data = {name: recording.converted(array, ports[name]) for name, array in named.items()}
+    data = given(options)
     with usage():
         report = gatestep.verify(
             options.model, data=data, seed=options.seed, trusted=options.trusted, **model_options(options)
@@ -100,12 +96,30 @@ def verify(options: argparse.Namespace) -> int:
     return 0 if report.passed else FAILED
 
 
+def given(options: argparse.Namespace) -> dict[str, Any] | None:
+    """What ``--inputs`` holds, in the types of the model's inputs."""
+    from . import _cli_io as files
+
+    if options.inputs is None:
+        return None
+    if options.inputs.suffix.lower() != ".npz":
+        raise Usage(f"--inputs {options.inputs}: the suffix is not .npz")
+    plain = {**vars(options), "precision": None, "max_error": None}
+    model, recording = load(argparse.Namespace(**plain)), files.read(options.inputs)
+    ports = {port.name: port for port in model.inputs}
+    named = recording.assign(
+        [port.name for port in model.inputs if not port.optional],
+        [port.name for port in model.inputs if port.optional],
+    )
+    return {name: recording.converted(array, ports[name]) for name, array in named.items()}
+
+
 def convert(options: argparse.Namespace) -> int:
     """``gatestep convert``: write the file, and say what it costs to load."""
     if not options.output.parent.is_dir():
         raise Usage(f"{options.output}: there is no folder {options.output.parent}")
     with usage():
-        gatestep.convert(options.model, options.output, **model_options(options))
+        gatestep.convert(options.model, options.output, data=given(options), **model_options(options))
     began = time.perf_counter()
     gatestep.load(options.output)
     took = time.perf_counter() - began

@@ -55,12 +55,14 @@ The exit code is 0 if everything agrees, and 1 if anything does not.
 VERIFY_EPILOG = """\
 "allowed" is 16 times as far as the results move when every value of the graph is
 moved by one unit in the last place, and 512 units of the output's largest
-magnitude beside that. NaN and infinities must stand in the same places.
+magnitude beside that; with --precision, also 4 times as far as half a step of its
+weights moves them, or --max-error. NaN and infinities must stand in the same places.
 Denormals count as zero.
 
 examples:
   gatestep verify denoiser.onnx
   gatestep verify tracker.onnx --state h0=hn --inputs recording.npz --json
+  gatestep verify denoiser.onnx --precision w8 --inputs recording.npz
 """
 
 CONVERT_HELP = """\
@@ -154,6 +156,12 @@ def parser() -> argparse.ArgumentParser:
     )
     convert.add_argument("model", metavar="MODEL", help=MODEL_HELP)
     convert.add_argument("output", metavar="OUTPUT", type=Path, help="the .gatestep file to write")
+    convert.add_argument(
+        "--inputs",
+        metavar="FILE",
+        type=Path,
+        help="for --precision auto: an .npz with inputs of your own to measure on",
+    )
     add_model_options(convert)
 
     commands.add_parser(
@@ -210,6 +218,17 @@ def add_model_options(command: argparse.ArgumentParser) -> None:
     )
     command.add_argument("--dtype", choices=("float32", "float64"), help="type to compute in (default: float32)")
     command.add_argument(
+        "--precision",
+        choices=("float32", "w16", "w8", "bfloat16", "auto"),
+        help="what weights are kept as (default: float32); auto takes the fastest that keeps --max-error",
+    )
+    command.add_argument(
+        "--max-error",
+        metavar="E",
+        type=error,
+        help="how far results may be from float32, over the largest magnitude of an output or 1, whichever is more",
+    )
+    command.add_argument(
         "--fix",
         metavar="NAME",
         action="append",
@@ -229,6 +248,17 @@ def rate(text: str) -> float:
         value = 0.0
     if not 0 < value < float("inf"):
         raise argparse.ArgumentTypeError(f"{text!r} is not a number above 0")
+    return value
+
+
+def error(text: str) -> float:
+    """A number from 0 on."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number from 0 on")
     return value
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -14,6 +14,8 @@ from .engine.ops import OPS
 
 __all__ = [
     "Draw",
+    "calls",
+    "edges",
     "first_batch",
     "frames",
     "random_values",
@@ -103,6 +105,56 @@ def shortest(model: Model, draw: Draw) -> int:
         else:
             return count
     raise refusal
+
+
+def edges(model: Model, draw: Draw) -> list[tuple[str, int, int, Draw]]:
+    """Random and edge inputs for whole calls: what they are, of how many steps and rows, and what draws them.
+
+    Raises
+    ------
+    ShapeError
+        The model takes none of the usual lengths, or has an input of unknown shape.
+    """
+    unknown = [port.name for port in model.inputs if port.shape is None and not port.optional]
+    if unknown:
+        raise ShapeError(f"the file does not say what shape {', '.join(unknown)} has: give data=, or --inputs")
+    least = shortest(model, draw)
+    some = 9 if least == 1 else least
+    return [
+        (f"random, {least} step{'s' * (least > 1)}", least, 1, draw),
+        (f"random, {least + 1} steps", least + 1, 1, draw),
+        (f"random, {max(33, 2 * least)} steps", max(33, 2 * least), 1, draw),
+        ("random, batch of 3", some, 3, draw),
+        ("zeros, first index", some, 2, lambda shape, dtype, limit: np.zeros(shape, dtype)),
+        ("last index", some, 2, lambda shape, dtype, limit: last(draw(shape, dtype, limit), limit)),
+        ("100 times as large", some, 2, lambda shape, dtype, limit: scaled(draw(shape, dtype, limit), 100.0)),
+        ("denormals", some, 2, lambda shape, dtype, limit: scaled(draw(shape, dtype, limit), 1e-40)),
+    ]
+
+
+def calls(model: Model, cases: list[tuple[str, int, int, Draw]]) -> Iterator[tuple[str, dict[str, Array]]]:
+    """Whole calls with such inputs, each once."""
+    free, seen = model.layout.timed or not model.layout.axes, set()
+    for what, count, batch, values in cases:
+        feeds = whole(model, count, batch, values)
+        shapes = tuple((name, array.shape) for name, array in feeds.items())
+        content = (shapes, b"".join(array.tobytes() for array in feeds.values()) if values is not cases[0][3] else b"")
+        if content in seen or (what == "last index" and all(p.dtype.kind == "f" for p in model.inputs)):
+            continue
+        seen.add(content)
+        if not free:
+            what = what.split(", ")[0] if "batch" not in what else what
+        yield what, feeds
+
+
+def scaled(array: Array, factor: float) -> Array:
+    """Floating values times `factor`."""
+    return (array.astype(np.float64) * factor).astype(array.dtype) if array.dtype.kind == "f" else array
+
+
+def last(array: Array, limit: int) -> Array:
+    """Indices replaced by the last there is."""
+    return array if array.dtype.kind not in "iu" else np.full_like(array, limit - 1)
 
 
 def whole(model: Model, count: int, batch: int, draw: Draw) -> dict[str, Array]:

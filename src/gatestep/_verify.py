@@ -5,6 +5,9 @@ unit in the last place of the arithmetic, up or down at random, and the oracle c
 says how far correct rounding can take them, through cancellation, saturation and recurrence alike. A result may be
 `MARGIN` times as far away, and `ULPS` units of its largest magnitude beside that, for sums of many terms and the
 approximations of the activations.
+
+A precision tier rounds more. There every value is also moved by up to half a step of the tier's weights, of the largest
+in its row, and results may be `TIER_MARGIN` times as far away as that takes the oracle.
 """
 
 from __future__ import annotations
@@ -20,10 +23,11 @@ import gatestep
 from gatestep._convert import imported
 from gatestep._feeds import (
     Draw,
+    calls,
+    edges,
     first_batch,
     frames,
     random_values,
-    shortest,
     state_feeds,
     table_sizes,
     to_file,
@@ -31,6 +35,7 @@ from gatestep._feeds import (
     whole,
 )
 from gatestep._peers import Peer, peers
+from gatestep._precision import deviation
 from gatestep.engine.errors import GatestepError, ShapeError
 from gatestep.engine.graph import Graph
 from gatestep.engine.model import Model
@@ -50,7 +55,15 @@ FEW = 6
 #: Below this everything counts as zero: the kernels take denormals for zeros.
 SMALLEST = {"float32": 1e-35, "float64": 1e-300}
 
+#: Half a step of a tier's weights, over the largest of those that share a scale (of bfloat16, over the weight itself).
+HALF_STEP = {"w8": 1 / 254, "w16": 1 / 65534, "bfloat16": 2.0**-9}
+TIER_MARGIN = 4.0
+
 Array = np.ndarray[Any, np.dtype[Any]]
+
+
+#: What the caller's inputs are called.
+GIVEN = "the inputs given"
 
 
 @dataclass(frozen=True)
@@ -90,11 +103,18 @@ class Report:
     checks : list of Check
     skipped : list of str
         What was not compared, and why.
+    precision : str
+        What the model's weights were kept as.
+    deviation : dict of str to float
+        For another precision than float32: for each of the inputs, how far the results are from those of float32, over
+        the largest magnitude of an output or 1, whichever is more.
     """
 
     source: str
     checks: list[Check] = field(default_factory=list)
     skipped: list[str] = field(default_factory=list)
+    precision: str = "float32"
+    deviation: dict[str, float] = field(default_factory=dict)
 
     @property
     def passed(self) -> bool:
@@ -104,7 +124,8 @@ class Report:
     def json(self) -> str:
         """The report as JSON."""
         data = {"source": self.source, "passed": self.passed, "checks": [asdict(c) for c in self.checks]}
-        finite = json.loads(json.dumps(data | {"skipped": self.skipped}), parse_constant=lambda text: text)
+        data |= {"skipped": self.skipped, "precision": self.precision, "deviation": self.deviation}
+        finite = json.loads(json.dumps(data), parse_constant=lambda text: text)
         return json.dumps(finite, indent=1)
 
     def __str__(self) -> str:
@@ -116,17 +137,31 @@ class Report:
         widths = [max(len(row[k]) for row in rows) for k in range(5)]
         lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, [*widths, 0], strict=True)) for row in rows]
         lines += [f"not compared: {line}" for line in self.skipped]
+        if self.deviation:
+            worst = max(self.deviation, key=lambda what: self.deviation[what])
+            lines.append(f"precision {self.precision}: at most {self.deviation[worst]:.1e} from float32 ({worst})")
+            own = self.deviation.get(GIVEN)
+            lines += [] if own is None else [f"precision {self.precision}: {own:.1e} from float32 on {GIVEN}"]
         bad = sum(not check.passed for check in self.checks)
         lines.append(f"{len(self.checks)} checks, {bad} disagree" if self.checks else "nothing could be compared")
         return "\n".join(line.rstrip() for line in [self.source, *lines])
 
 
 def verify(
-    source: Any, *, data: Mapping[str, Any] | None = None, seed: int = 0, trusted: bool = False, **options: Any
+    source: Any,
+    *,
+    data: Mapping[str, Any] | None = None,
+    seed: int = 0,
+    trusted: bool = False,
+    max_error: float | None = None,
+    **options: Any,
 ) -> Report:
     """See `gatestep.verify`."""
-    model = gatestep.load(source, **options)
-    return Verification(model, imported(source, **options), source, seed, trusted, options).report(data)
+    auto = options.get("precision") == "auto"
+    model = gatestep.load(source, **options, max_error=max_error if auto else None, data=data if auto else None)
+    held = Verification(model, imported(source, **options), source, seed, trusted, options)
+    held.max_error = max_error
+    return held.report(data)
 
 
 class Verification:
@@ -136,7 +171,10 @@ class Verification:
         self, model: Model, graph: Graph, source: Any, seed: int, trusted: bool, options: Mapping[str, Any]
     ) -> None:
         self.model, self.graph, self.rng = model, graph, np.random.default_rng(seed)
-        self.result = Report(model.source)
+        self.result = Report(model.source, precision=model.precision)
+        #: The same model in float32, where it is in a tier, and how far from it results may be.
+        self.plain = None if model.tier == "float32" else model.at("float32")
+        self.max_error: float | None = None
         types = {port.name: port.dtype for port in graph.inputs}
         self.bound = {name: np.asarray(value, types[name]) for name, value in model.bind.items()}
         self.eps = float(np.finfo(model.real).eps)
@@ -151,7 +189,7 @@ class Verification:
     def report(self, data: Mapping[str, Any] | None) -> Report:
         """Everything that can be compared."""
         if data is not None:
-            self.whole("the inputs given", dict(data))
+            self.whole(GIVEN, dict(data))
         for what, feeds in self.calls():
             self.whole(what, feeds)
         if self.model.layout.blocker is None:
@@ -166,6 +204,19 @@ class Verification:
 
         def move(array: Array) -> Array:
             moved: Array = array * (1 + self.eps * self.rng.choice((-1.0, 1.0), array.shape))
+            return moved
+
+        return move
+
+    def stepping(self) -> Callable[[Array], Array]:
+        """Moves values by up to half a step of the tier, of the largest in their row."""
+        half = HALF_STEP[self.model.tier]
+
+        def move(array: Array) -> Array:
+            size = np.where(np.isfinite(array), np.abs(array), 0.0)
+            moved: Array = array + half * self.rng.uniform(-1, 1, array.shape) * (
+                size.max(axis=-1, keepdims=True, initial=0.0) if size.ndim else size
+            )
             return moved
 
         return move
@@ -194,9 +245,12 @@ class Verification:
             finite = np.abs(array[np.isfinite(array)]) if array.dtype.kind == "f" else np.zeros(0)
             largest = float(finite.max()) if finite.size else 0.0
             allowed[name] = ULPS * self.eps * largest + SMALLEST[self.model.real.name]
-        for _ in range(DRAWS):
+        moves = [(self.rounding(), MARGIN)] * DRAWS
+        if self.plain is not None:
+            moves += [(self.stepping(), TIER_MARGIN)] * DRAWS
+        for move, margin in moves:
             try:
-                moved = evaluate(graph, {**feeds, **bound}, rounding=self.rounding())
+                moved = evaluate(graph, {**feeds, **bound}, rounding=move)
             except GatestepError:  # a size that the graph computes in floating point was moved, too
                 break
             for name, array in want.items():
@@ -204,7 +258,7 @@ class Verification:
                     with np.errstate(all="ignore"):
                         apart = np.abs(moved[name].astype(np.float64) - array.astype(np.float64))
                     apart = apart[np.isfinite(apart)]
-                    allowed[name] += MARGIN * float(apart.max()) if apart.size else 0.0
+                    allowed[name] += margin * float(apart.max()) if apart.size else 0.0
         return want, allowed
 
     def hold(
@@ -220,6 +274,15 @@ class Verification:
         if found:
             self.result.checks.append(max(found, key=lambda c: (not c.passed, c.absolute / max(c.tolerance, 1e-300))))
 
+    def near(
+        self, what: str, got: Mapping[str, Array], plain: Mapping[str, Array], allowed: Mapping[str, float]
+    ) -> None:
+        """Add a check against float32, of a model in a tier."""
+        if self.max_error is not None:
+            allowed = {name: self.max_error * max(1.0, largest(array)) for name, array in plain.items()}
+        self.result.deviation[what] = max(deviation(got[name], plain[name]) for name in plain)
+        self.hold(what, "float32", got, plain, allowed)
+
     def same(self, what: str, against: str, got: Mapping[str, Array], want: Mapping[str, Array]) -> None:
         """Add a check that bits are the same."""
         self.hold(what, against, got, want, dict.fromkeys(want, 0.0))
@@ -227,45 +290,17 @@ class Verification:
     # ------------------------------------------------------------------ whole calls
     def calls(self) -> Iterator[tuple[str, dict[str, Array]]]:
         """Random and edge inputs for whole calls."""
-        free = self.model.layout.timed or not self.model.layout.axes
         draw = random_values(self.rng)
-        unknown = [port.name for port in self.model.inputs if port.shape is None and not port.optional]
-        if unknown:
-            self.result.skipped.append(
-                f"whole calls: the file does not say what shape {', '.join(unknown)} has: give data=, or --inputs"
-            )
-            return
         try:
-            least = shortest(self.model, draw)
+            cases = edges(self.model, draw)
         except ShapeError as error:
-            self.result.skipped.append(f"whole calls of the usual lengths: {error}")
+            self.result.skipped.append(f"whole calls: {error}")
             return
-        some = 9 if least == 1 else least
-        edges: list[tuple[str, int, int, Draw]] = [
-            (f"random, {least} step{'s' * (least > 1)}", least, 1, draw),
-            (f"random, {least + 1} steps", least + 1, 1, draw),
-            (f"random, {max(33, 2 * least)} steps", max(33, 2 * least), 1, draw),
-            ("random, batch of 3", some, 3, draw),
-            ("zeros, first index", some, 2, lambda shape, dtype, limit: np.zeros(shape, dtype)),
-            ("last index", some, 2, lambda shape, dtype, limit: last(draw(shape, dtype, limit), limit)),
-            ("100 times as large", some, 2, lambda shape, dtype, limit: scaled(draw(shape, dtype, limit), 100.0)),
-            ("denormals", some, 2, lambda shape, dtype, limit: scaled(draw(shape, dtype, limit), 1e-40)),
-        ]
-        for what, count, batch, values in (edges[0], edges[-2]):
+        for what, count, batch, values in (cases[0], cases[-2]):
             feeds = whole(self.model, count, batch, values)
             if not self.fits(feeds):  # so that the graph as imported is asked, too, and other engines
                 yield f"{what.split(', ')[0]}, the file's sizes", self.own_sizes(feeds, values)
-        seen = set()
-        for what, count, batch, values in edges:
-            feeds = whole(self.model, count, batch, values)
-            shapes = tuple((name, array.shape) for name, array in feeds.items())
-            content = (shapes, b"".join(array.tobytes() for array in feeds.values()) if values is not draw else b"")
-            if content in seen or (what == "last index" and all(p.dtype.kind == "f" for p in self.model.inputs)):
-                continue
-            seen.add(content)
-            if not free:
-                what = what.split(", ")[0] if "batch" not in what else what
-            yield what, feeds
+        yield from calls(self.model, cases)
 
     def own_sizes(self, feeds: Mapping[str, Array], draw: Draw) -> dict[str, Array]:
         """Inputs of the sizes that the file fixes, where it does."""
@@ -292,6 +327,8 @@ class Verification:
             self.result.skipped.append(f"{what}: the oracle: {error}")
             return
         self.hold(what, self.oracle(feeds), got, want, allowed)
+        if self.plain is not None:
+            self.near(what, got, self.plain(feeds), allowed)
         for peer in self.peers if self.fits(feeds) else ():
             try:
                 theirs = peer.call({**asked, **self.bound})
@@ -363,6 +400,10 @@ class Verification:
         except GatestepError as error:
             self.result.skipped.append(f"{FRAMES} frames: the oracle on the whole recording: {error}")
             return
+        if self.plain is not None:
+            plain = self.plain.stream(batch, delay=model.delay).run(dict(given))
+            self.near(f"{FRAMES} frames", stream.run(dict(given)), plain, allowed)
+            stream = self.stream(batch)
         shown = to_frames(model, want, batch)
         got = {n: a if model.layout.axes[n].time is not None else a[-1] for n, a in stream.run(dict(given)).items()}
         for port in stream.outputs:
@@ -423,14 +464,10 @@ def flushed(array: Array) -> Array:
     return np.where(np.abs(array) < np.finfo(array.dtype).tiny, zero, array)
 
 
-def scaled(array: Array, factor: float) -> Array:
-    """Floating values times `factor`."""
-    return (array.astype(np.float64) * factor).astype(array.dtype) if array.dtype.kind == "f" else array
-
-
-def last(array: Array, limit: int) -> Array:
-    """Indices replaced by the last there is."""
-    return array if array.dtype.kind not in "iu" else np.full_like(array, limit - 1)
+def largest(array: Array) -> float:
+    """The largest finite magnitude."""
+    finite = np.abs(array[np.isfinite(array)].astype(np.float64))
+    return float(finite.max()) if finite.size else 0.0
 
 
 def compared(what: str, against: str, got: Array, want: Array, allowed: float, name: str) -> Check:

@@ -13,7 +13,8 @@ from gatestep.engine.errors import ShapeError
 from gatestep.engine.graph import Node
 from gatestep.engine.lowering import Instruction
 from gatestep.engine.values import Buffer, View
-from gatestep.kernels import _plumbing, kernel_set
+from gatestep.kernels import PRECISIONS, _plumbing, kernel_set, pack, tiers
+from gatestep.kernels.precision import BITS
 
 F32, I64, I32, I16, U1 = (np.dtype(kind) for kind in (np.float32, np.int64, np.int32, np.int16, np.uint8))
 SIX = (1, 1, 1, 1)
@@ -106,6 +107,21 @@ FREE = {
 }
 
 
+#: The kernels of precision tiers touch what the others do, but for weights, which are bytes, and scratch.
+FUSED = ("lstm", "gru", "rnn", "linear")
+for name in FUSED:
+    for precision in PRECISIONS[:-1]:
+        views, n, _ = CALLS[name]
+        operands, outputs = ([X, H], H) if name != "linear" else ([n[1]], n[2])
+        whole = (
+            tiers.scratch(pack.ahead(T, B) * B, X) + tiers.scratch(B, H) if name != "linear" else tiers.scratch(*n[:2])
+        )
+        if precision in BITS:
+            views = {**views, 9: (F32, views.get(9, (F32, 0))[1] + whole)}
+        CALLS[tiers.kernel(name, precision)] = views, n, tiers.packed_bytes(name, operands, outputs, precision)
+        FREE[tiers.kernel(name, precision)] = FREE[name]
+
+
 def instruction(kernel: str) -> tuple[Instruction, np.ndarray | None]:
     views, n, packed = CALLS[kernel]
     made = {slot: view(*what) for slot, what in views.items()}
@@ -116,6 +132,7 @@ def instruction(kernel: str) -> tuple[Instruction, np.ndarray | None]:
 def test_every_kernel_is_known() -> None:
     real = kernel_set("cython", F32)
     names = {*_plumbing.KERNELS, *real._addresses}
+    names |= {tiers.kernel(name, precision) for name in FUSED for precision in PRECISIONS}
     assert set(bounds.REACHES) >= names
     assert names >= set(CALLS)
 

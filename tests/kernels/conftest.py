@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from gatestep.kernels import _plumbing, available_isas
+from gatestep.kernels import PRECISIONS, _plumbing, available_isas, tier_build
 
 _DTYPES: dict[str, np.dtype[Any]] = {"f32": np.dtype(np.float32), "f64": np.dtype(np.float64)}
 
@@ -23,6 +23,7 @@ class KernelSet:
     isa: str
     dtype: np.dtype[Any]
     kernels: dict[str, int]
+    precision: str = "float32"
 
 
 @pytest.fixture(scope="session")
@@ -46,6 +47,25 @@ def kernel_set(request: pytest.FixtureRequest) -> KernelSet:
     isa, name = request.param
     module = importlib.import_module(f"gatestep.kernels._{isa}_{name}")
     return KernelSet(isa, _DTYPES[name], module.KERNELS)
+
+
+def tier_builds() -> list[tuple[str, str]]:
+    """Every build of a precision tier that this machine can run, slower ones included."""
+    found = {(tier_build(precision, isa), precision) for isa in available_isas() for precision in PRECISIONS}
+    return sorted((build, precision) for build, precision in found if build is not None)
+
+
+@pytest.fixture(
+    scope="session",
+    params=[*((isa, name) for isa in available_isas() for name in _DTYPES), *tier_builds()],
+    ids="-".join,
+)
+def fused_set(request: pytest.FixtureRequest) -> KernelSet:
+    """Each set of cells and dense layers in turn: as `kernel_set`, and those of the precision tiers."""
+    isa, name = request.param
+    if name in _DTYPES:
+        return KernelSet(isa, _DTYPES[name], importlib.import_module(f"gatestep.kernels._{isa}_{name}").KERNELS)
+    return KernelSet(isa, _DTYPES["f32"], importlib.import_module(f"gatestep.kernels.{isa}").KERNELS, name)
 
 
 @pytest.fixture(scope="session")

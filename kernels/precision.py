@@ -1,0 +1,102 @@
+"""The precision tiers by definition: what weights and rows are rounded to before they are multiplied, in NumPy.
+
+=========  ==================================  ==============================  =====================================
+tier       weights                             rows (x and h)                  where the result differs from float32
+=========  ==================================  ==============================  =====================================
+w16        16-bit whole numbers, one scale     16-bit whole numbers, one       some 1e-5 of a sum's largest term
+           for the weights of each output      scale for each row
+w8         8-bit whole numbers, likewise       16-bit whole numbers, likewise  some 1e-3, from the weights
+bfloat16   float32 cut to its upper 16 bits,   as they are                     nowhere, if the weights were bfloat16;
+           to the nearest                                                      else some 1e-3, from the weights
+=========  ==================================  ==============================  =====================================
+
+The scale of a row is its largest magnitude / 32767, found anew each time: no row saturates, whatever its size, and
+none depends on another. What is small beside the largest element of its row is rounded by that element. A row with a
+NaN or an infinity in it makes NaN of every sum. Biases and peepholes are reals in every tier, and so is all arithmetic
+behind the product. `product` is what the cells of `reference` take in place of their own.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from . import reference
+
+if TYPE_CHECKING:
+    from numpy.typing import ArrayLike
+
+__all__ = ["BITS", "LARGEST", "PRECISIONS", "halved", "product", "quantised", "rounded"]
+
+#: Bits of a weight, where weights are whole numbers.
+BITS = {"w8": 8, "w16": 16}
+#: What weights may be kept as, the smallest first.
+PRECISIONS = ("w8", "w16", "bfloat16", "float32")
+#: Rows that are smaller count as zero: their scale would be no normal number.
+SMALLEST = 1e-30
+#: Weights that are larger have no bfloat16, and leave no room for a product in any tier.
+LARGEST = float.fromhex("0x1.fep127")
+
+Array = np.ndarray[Any, np.dtype[Any]]
+
+
+def quantised(rows: ArrayLike, bits: int) -> tuple[Array, Array]:
+    """Whole numbers and scales.
+
+    Parameters
+    ----------
+    rows : array_like, (..., K)
+    bits : {8, 16}
+
+    Returns
+    -------
+    (ndarray, ndarray)
+        int8 or int16 ``(..., K)``, float32 ``(..., 1)``: their product is within half a scale of `rows`.
+    """
+    rows = np.asarray(rows, np.float64)
+    limit = 2 ** (bits - 1) - 1
+    most = np.abs(rows).max(axis=-1, keepdims=True, initial=0.0)
+    scales = np.where(most < SMALLEST, 0, most / limit).astype(np.float32)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        whole = np.where(scales > 0, np.rint(rows / scales.astype(np.float64)), 0.0)
+    return np.clip(whole, -limit, limit).astype(f"i{bits // 8}"), scales
+
+
+def halved(values: ArrayLike) -> Array:
+    """Reals as bfloat16: the upper halves of float32, to the nearest, ties to even."""
+    bits = np.ascontiguousarray(values, np.float32).view(np.uint32)
+    upper: Array = ((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16).astype(np.uint16)
+    return upper
+
+
+def rounded(weights: ArrayLike, precision: str) -> Array:
+    """The weights that a tier computes with, as reals."""
+    if precision == "bfloat16":
+        return (halved(weights).astype(np.uint32) << 16).view(np.float32).astype(np.float64)
+    if precision == "float32":
+        return np.asarray(weights, np.float64)
+    whole, scales = quantised(weights, BITS[precision])
+    return whole.astype(np.float64) * scales
+
+
+def product(precision: str) -> reference.Product:
+    """What a tier makes of ``rows @ weights.T``.
+
+    Parameters
+    ----------
+    precision : str
+        One of `PRECISIONS`.
+    """
+    if precision == "float32":
+        return reference.product
+    if precision == "bfloat16":
+        return lambda rows, weights: reference.product(rows, rounded(weights, precision))
+
+    def whole(rows: Array, weights: Array) -> Array:
+        odd = ~np.isfinite(rows).all(axis=-1, keepdims=True)
+        return np.where(
+            odd, np.nan, reference.product(rounded(np.where(odd, 0, rows), "w16"), rounded(weights, precision))
+        )
+
+    return whole
