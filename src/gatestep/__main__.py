@@ -140,7 +140,8 @@ def bench(options: argparse.Namespace) -> int:
     own = []
     if options.model is not None:
         for precision, threads in itertools.product(options.precision, options.threads):
-            one = argparse.Namespace(**{**vars(options), "precision": precision, "threads": threads})
+            kept = None if precision == "float32" else precision  # a file may have its own
+            one = argparse.Namespace(**{**vars(options), "precision": kept, "threads": threads})
             changed = tuple(f"{name}=" for name in ("fix", "dtype") if name in model_options(one))
             own.append(Own(options.model, load(one), precision, threads, changed, options.trusted))
     with usage():

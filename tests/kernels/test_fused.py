@@ -250,25 +250,6 @@ def test_standard_cells_at_every_size(abi: ModuleType, fused_set: Any, cell: str
         assert_close(layer.run(abi, fused_set, x, h0, c0), layer.expected(fused_set, x, h0, c0, None), fused_set)
 
 
-@pytest.mark.parametrize("cell", sorted(GATES))
-def test_what_is_done_ahead_has_the_bits_of_single_steps(abi: ModuleType, fused_set: Any, cell: str) -> None:
-    """Also of a last chunk of one step, and of rows of every length."""
-    for hidden in (33, 70, 144, 208):
-        layer = Layer(cell, 7, hidden, seed=hidden)
-        x, h0, c0 = data(layer, fused_set.dtype, 18, 2, 4)
-        for steps in (5, 16, 17, 18):
-            lengths = np.array([steps, steps - 1], np.int32)
-            for ends in (None, lengths):
-                got = layer.run(abi, fused_set, x[:steps].copy(), h0, c0, ends)
-                h, c = h0, c0
-                for t in range(steps):
-                    y, h, *rest = layer.run(abi, fused_set, x[t : t + 1].copy(), h, c)
-                    c = rest[0] if rest else c
-                    rows = slice(0, 2 if ends is None or t < steps - 1 else 1)
-                    assert abi.same_bits(got[0][t : t + 1, rows].copy(), y[:, rows].copy())
-                assert abi.same_bits(got[1][:1].copy(), h[:1].copy())
-
-
 @settings(max_examples=60, deadline=None)
 @given(layer=layers(), steps=st.integers(1, 6), batch=st.integers(1, 9), draws=st.data())
 def test_cuts_of_batch_and_time_leave_the_bits(
@@ -294,17 +275,17 @@ def test_cuts_of_batch_and_time_leave_the_bits(
 @pytest.mark.parametrize("cell", sorted(GATES))
 @pytest.mark.parametrize("hidden", [17, 33, 130])
 def test_any_number_of_steps_has_the_bits_of_single_ones(
-    abi: ModuleType, kernel_set: Any, cell: str, hidden: int
+    abi: ModuleType, fused_set: Any, cell: str, hidden: int
 ) -> None:
     layer, steps = Layer(cell, 7, hidden), 35  # sums over x of 16 steps are done ahead; what is left may be one step
-    x, h0, c0 = data(layer, kernel_set.dtype, steps, 1, 4)
+    x, h0, c0 = data(layer, fused_set.dtype, steps, 1, 4)
     single, h, c = [], h0, c0
     for time in range(steps):
-        y, h, *rest = layer.run(abi, kernel_set, x[time : time + 1], h, c)
+        y, h, *rest = layer.run(abi, fused_set, x[time : time + 1], h, c)
         c = rest[0] if rest else c
         single.append(y)
     for count in range(1, steps + 1):
-        whole = layer.run(abi, kernel_set, x[:count], h0, c0)[0]
+        whole = layer.run(abi, fused_set, x[:count], h0, c0)[0]
         assert abi.same_bits(whole, np.concatenate(single[:count])), count
 
 
