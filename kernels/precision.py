@@ -54,13 +54,12 @@ def quantised(rows: ArrayLike, bits: int) -> tuple[Array, Array]:
     (ndarray, ndarray)
         int8 or int16 ``(..., K)``, float32 ``(..., 1)``: their product is within half a scale of `rows`.
     """
-    rows = np.asarray(rows, np.float64)
-    limit = 2 ** (bits - 1) - 1
-    most = np.abs(rows).max(axis=-1, keepdims=True, initial=0.0)
+    rows = np.asarray(rows, np.float32)
+    limit = np.float32(2 ** (bits - 1) - 1)
+    most = np.maximum(rows.max(axis=-1, keepdims=True, initial=0.0), -rows.min(axis=-1, keepdims=True, initial=0.0))
     scales = np.where(most < SMALLEST, 0, most / limit).astype(np.float32)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        whole = np.where(scales > 0, np.rint(rows / scales.astype(np.float64)), 0.0)
-    return np.clip(whole, -limit, limit).astype(f"i{bits // 8}"), scales
+    whole = rows / np.where(scales > 0, scales, np.float32(np.inf))
+    return np.rint(whole, out=whole).astype(f"i{bits // 8}"), scales
 
 
 def halved(values: ArrayLike) -> Array:

@@ -94,6 +94,30 @@ def test_step_run_batch_and_pool_have_the_same_bits(
 
 @tiers
 @pytest.mark.parametrize("cell", sorted(GATES))
+def test_threads_leave_the_bits(tier: str, cell: str) -> None:
+    """Rows shared, and outputs of one row; whole numbers of a row are then made by whoever computes it."""
+    one, two = (load(cell, 40, 260, tier, threads=threads) for threads in (1, 2))
+    rng = np.random.default_rng(0)
+    for batch in (1, 3, 37):
+        x = rng.standard_normal((35, batch, 40)).astype(np.float32)
+        assert called(one, x).tobytes() == called(two, x).tobytes()
+    assert one.stream().run(x[:, 0].copy()).tobytes() == two.stream().run(x[:, 0].copy()).tobytes()
+
+
+def test_projections_are_in_the_tier() -> None:
+    rng, x = np.random.default_rng(0), np.random.default_rng(1).standard_normal((20, 2, 9)).astype(np.float32)
+    shapes = {"weight_ih_l0": (160, 9), "weight_hh_l0": (160, 24), "bias_ih_l0": (160,), "bias_hh_l0": (160,)}
+    held = {name: rng.normal(0, 0.2, shape).astype(np.float32) for name, shape in shapes.items()}
+    held["weight_hr_l0"] = rng.normal(0, 0.2, (24, 40)).astype(np.float32)
+    args = [held[name] for name in shapes]
+    for tier in TIERS:
+        want = reference.lstm(x, *args, projection=held["weight_hr_l0"], product=precision.product(tier))[0]
+        got = called(gatestep.load(held, spec=nn.LSTM(9, 40, proj_size=24), precision=tier), x)
+        np.testing.assert_allclose(got, want, atol=2e-4, rtol=1e-4)
+
+
+@tiers
+@pytest.mark.parametrize("cell", sorted(GATES))
 def test_error_is_what_the_table_says(tier: str, cell: str) -> None:
     """Over 200 steps, for weights as PyTorch initialises them, against the definition in float64."""
     for inputs, hidden in ((40, 64), (128, 256)):
