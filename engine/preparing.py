@@ -45,6 +45,10 @@ def prepared(
 
         graph = scanned(graph, real)
     converted(graph, real)
+    if len(graph.inputs) > 1:
+        from .uniting import united
+
+        graph = united(graph, real)
     ops = operators(graph)
     if "ReduceMean" in ops:
         from .normalising import normalised

@@ -14,8 +14,8 @@ import numpy as np
 
 from ..graph import Node
 from ..values import MOST_ELEMENTS, Value, View
-from .math import REDUCTIONS, binary, linear
-from .plumbing import axes_of, permuted
+from .math import REDUCTIONS, binary, linear, unary
+from .plumbing import axes_of, permuted, reshaped
 from .registry import Array, Op, register
 
 if TYPE_CHECKING:
@@ -370,13 +370,15 @@ class GlobalPool(Op):
 class BatchNormalization(Op):
     """(x - mean) / sqrt(variance + epsilon) * scale + bias per channel, with the statistics of training."""
 
-    known = (1, 2, 3, 4)
+    @staticmethod
+    def _check(x: Any, parameters: Sequence[Any]) -> None:
+        if x.ndim < 2 or any(p.shape != (x.shape[1],) for p in parameters):
+            raise ValueError(f"parameters {[p.shape for p in parameters]} do not fit input {x.shape}")
 
     @staticmethod
     def _affine(node: Node, x: Any, parameters: Sequence[Array]) -> tuple[Array, Array]:
         """Factor and summand per channel, in the shape that broadcasts along axis 1."""
-        if x.ndim < 2 or any(p.shape != (x.shape[1],) for p in parameters):
-            raise ValueError(f"parameters {[p.shape for p in parameters]} do not fit input {x.shape}")
+        BatchNormalization._check(x, parameters)
         scale, bias, mean, variance = (p.astype(np.float64).reshape(-1, *(1,) * (x.ndim - 2)) for p in parameters)
         factor = scale / np.sqrt(variance + node.attrs["epsilon"])
         return factor, bias - mean * factor
@@ -390,12 +392,22 @@ class BatchNormalization(Op):
 
     @staticmethod
     def lower(ctx: Lowering, node: Node, *inputs: Value | None) -> tuple[Value, ...]:
-        x, *parameters = inputs
-        assert isinstance(x, View)
-        affine = BatchNormalization._affine(node, x, [p for p in parameters if isinstance(p, np.ndarray)])
-        factor, summand = (a.astype(ctx.real) for a in affine)
-        scaled = binary(ctx, node, "Mul", ctx.real_view(node, x), factor)
-        return (binary(ctx, node, "Add", scaled, summand),)
+        x, *given = inputs
+        assert x is not None
+        parameters = [p for p in given if p is not None]
+        if isinstance(x, View) and all(isinstance(p, np.ndarray) for p in parameters):
+            factor, summand = (a.astype(ctx.real) for a in BatchNormalization._affine(node, x, parameters))  # type: ignore[arg-type]
+            scaled = binary(ctx, node, "Mul", ctx.real_view(node, x), factor)
+            return (binary(ctx, node, "Add", scaled, summand),)
+        # Statistics of this very call: how converters of TensorFlow write the normalisation of a layer.
+        BatchNormalization._check(x, parameters)
+        wide = (x.shape[1], *(1,) * (x.ndim - 2))
+        scale, bias, mean, variance = (
+            reshaped(ctx, node, p, wide) if isinstance(p, View) else p.reshape(wide) for p in parameters
+        )
+        spread = binary(ctx, node, "Add", variance, np.array(node.attrs["epsilon"], ctx.real))
+        scaled = binary(ctx, node, "Div", binary(ctx, node, "Sub", x, mean), unary(ctx, node, spread, "Sqrt"))
+        return (binary(ctx, node, "Add", binary(ctx, node, "Mul", scaled, scale), bias),)
 
 
 @register("InstanceNormalization")

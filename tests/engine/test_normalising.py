@@ -103,3 +103,23 @@ def test_what_else_sees_the_parts_keeps_them(net: Any) -> None:
     feeds = {"x": noise(4, F)}
     for name, want in n.evaluate(feeds).items():
         np.testing.assert_allclose(model(feeds)[name], want, **CLOSE)
+
+
+def test_statistics_of_the_call_through_a_batch_normalisation(net: Any) -> None:
+    """How TensorFlow's layer normalisation is converted: every frame of every row is a channel of its own."""
+    n = net()
+    x = n.input("x", "B", "T", F)
+    flat = n("Reshape", x, [1, -1, F, 1])
+    mean = n("ReduceMean", flat, [2, 3])
+    variance = n("ReduceMean", n("Pow", n("Sub", flat, mean), 2.0), [0, 2, 3], keepdims=0)
+    rows = n("Reshape", n("ReduceProd", n("Slice", n("Shape", x), [0], [2], [0], [1]), [0]), [1])
+    ones, zeros = n("Expand", np.ones(1, np.float32), rows), n("Expand", np.zeros(1, np.float32), rows)
+    y = n("BatchNormalization", flat, ones, zeros, n("Reshape", mean, [-1]), variance, epsilon=1e-3)
+    y = n("Transpose", n("Mul", n("Reshape", y, n("Shape", x)), n.weights(F)), perm=(1, 0, 2))
+    n("Neg", n.layer("GRU", y, F, 4), out="y")
+    model = n.output("y").model()
+    feeds = {"x": noise(3, 5, F)}
+    np.testing.assert_allclose(model(feeds)["y"], n.evaluate(feeds)["y"], **CLOSE)
+    stream = model.stream(3)
+    steps = [stream.step(np.ascontiguousarray(feeds["x"][:, t])) for t in range(5)]
+    assert np.stack(steps).tobytes() == model(feeds)["y"].tobytes()
