@@ -199,6 +199,8 @@ class Thaw:
                 dims[axis] = self.called(tag) if isinstance(tag, str) and tag in self.thawing else None
                 if tag is None:
                     raise Refused("a size that follows from another")
+                if isinstance(tag, Merged) and any(part not in self.axes for part, _ in tag.parts):
+                    raise Refused("rows or frames that are features of the result")
         return port if port.shape is None else replace(port, shape=tuple(dims))
 
     def called(self, what: str) -> str:
