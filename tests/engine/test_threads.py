@@ -25,6 +25,8 @@ import gatestep as gs
 
 SOME = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 T = 19  # chunks of 8 frames, and single ones; sums over x done ahead
+#: What a model computes in: types, and what it keeps its weights as.
+ARITHMETIC = [{"dtype": "f4"}, {"dtype": "f8"}, *({"precision": tier} for tier in ("w16", "w8", "bfloat16"))]
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -96,7 +98,7 @@ def bits(results: Any) -> list[bytes]:
     steps=st.sampled_from([1, 3, T]),
     how=st.sampled_from(["rows", "outputs", "rule"]),
     threads=st.integers(2, 5),
-    dtype=st.sampled_from(["f4", "f8"]),
+    arithmetic=st.sampled_from(ARITHMETIC),
     data=st.data(),
 )
 def test_calls(
@@ -108,14 +110,14 @@ def test_calls(
     steps: int,
     how: str,
     threads: int,
-    dtype: str,
+    arithmetic: Any,
     data: Any,
 ) -> None:
     made = graph_of(net, layer, features, columns)
     frames = noise(steps, batch, features)
-    alone = made.model(dtype=dtype)
+    alone = made.model(**arithmetic)
     with divided(how):
-        shared = made.model(dtype=dtype, threads=threads)
+        shared = made.model(**arithmetic, threads=threads)
         got = shared(frames)
         assert bits(got) == bits(alone(frames))
         assert bits(shared(frames)) == bits(got)  # on memory that the call before has left
