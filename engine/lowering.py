@@ -19,6 +19,7 @@ import numpy as np
 
 from ..kernels import pack
 from ..kernels.precision import LARGEST
+from ..kernels.tiers import WORTH
 from .errors import GatestepError, ModelFormatError, NeedsValue, ShapeError, UnsupportedModelError
 from .graph import Graph, Node, ancestors, needed
 from .ops import OPS
@@ -300,19 +301,22 @@ class Lowering:
         return UnsupportedModelError(reason, source=self.graph.source, node=node.label, **details)
 
     def tier(self, node: Node, *weights: np.ndarray | None) -> str:
-        """The precision in which this node keeps these weights."""
-        if self.precision != "float32":
-            for w in weights:
-                if w is not None and w.size and not float(np.abs(w).max()) <= LARGEST:
+        """The precision in which this node keeps these weights: the model's, where that is the faster one."""
+        held = [w for w in weights if w is not None]
+        small = sum(w.size for w in held) < WORTH.get(self.precision, 0)
+        precision = "float32" if small else self.precision
+        if precision != "float32":
+            for w in held:
+                if w.size and not float(np.abs(w).max()) <= LARGEST:
                     raise self.unsupported(
                         node,
                         "has weights that no such number stands for: they are not finite, or too large",
                         attribute="precision",
-                        value=self.precision,
+                        value=precision,
                         hint='Load it with precision="float32"',
                     )
-        self.tiers[node.label] = self.precision
-        return self.precision
+        self.tiers[node.label] = precision
+        return precision
 
     def unknown(self, node: Node, positions: Iterable[int]) -> NeedsValue | UnsupportedModelError:
         """The error for inputs of `node` that must be known when the program is built, and are not."""

@@ -45,8 +45,8 @@ class Model:
     bind : dict
         Inputs of the file that are fixed, and what they are.
     precision : {"float32", "w16", "w8", "bfloat16", "float64"}
-        What the weights of cells and dense layers are kept as. "float32" where a smaller precision was asked for, and
-        float32 is faster on this machine; `asked` has what was asked for.
+        What the weights of cells and dense layers are kept as, save those so small that float32 is faster; `nets` has
+        it for each. "float32" where this machine has no faster kernels of what was asked for, which `asked` has.
     streams : bool
         Whether `stream()` works; `print(model)` says which node prevents it.
     delay : int

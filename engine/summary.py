@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..kernels import PRECISIONS, isa
+from ..kernels import isa
 from .graph import Dim, Graph, Port
 from .ops.recurrent import STANDARD
 
@@ -62,9 +62,12 @@ def kept_lines(model: Model) -> list[str]:
         return []
     if model.tier == "float32":
         return [f"  kept as float32: {isa} has no kernels of {model.asked} that are faster"]
-    tiers = sorted({*model.nets.values()}, key=PRECISIONS.index)
-    lines = [f"  kept as {tier}: {', '.join(n for n, own in model.nets.items() if own == tier)}" for tier in tiers]
-    return [*lines, "  kept as float32: biases, peepholes, convolutions and all else"]
+    kept = {tier: [net for net, own in model.nets.items() if own == tier] for tier in (model.tier, "float32")}
+    lines = [f"  kept as {model.tier}: {', '.join(kept[model.tier])}"] if kept[model.tier] else []
+    return [
+        *lines,
+        f"  kept as float32: {', '.join([*kept['float32'], 'biases, peepholes, convolutions and all else'])}",
+    ]
 
 
 def node_lines(graph: Graph) -> list[str]:

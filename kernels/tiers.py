@@ -25,8 +25,10 @@ from .precision import BITS, PRECISIONS, halved, quantised
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike
 
-__all__ = ["kernel", "kernel_of", "operand_bytes", "packed_bytes", "packer", "scratch"]
+__all__ = ["WORTH", "kernel", "kernel_of", "operand_bytes", "packed_bytes", "packer", "scratch"]
 
+#: Weights of a net from which a tier is faster than float32 (docs/precision.md has times).
+WORTH = {"w8": 6 << 10, "w16": 6 << 10, "bfloat16": 1 << 17}
 _GROUP = 4
 _LINE = 64
 
@@ -99,7 +101,8 @@ def lanes(rows: Array, blocks: int, order: Sequence[int]) -> Array:
         given, rows = rows, np.zeros((gates, blocks * BLOCK, width), rows.dtype)
         for gate, held in enumerate(order):
             rows[gate, :hidden] = given[held]
-    return rows.reshape(gates, blocks, BLOCK, width).transpose(1, 3, 0, 2)
+    laid: Array = rows.reshape(gates, blocks, BLOCK, width).transpose(1, 3, 0, 2)
+    return laid
 
 
 def _bytes(array: Array) -> Array:

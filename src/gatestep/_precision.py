@@ -71,7 +71,8 @@ def fastest(model: Model, data: Mapping[str, Any] | None, max_error: float) -> M
     wanted = [trial(model) for trial in asked]
     for precision in PRECISIONS[:-1]:
         candidate = model.at(precision)
-        if candidate.precision == precision and keeps(candidate, asked, wanted, max_error):
+        close = candidate.precision == precision and keeps(candidate, asked, wanted, max_error)
+        if close and precision in candidate.nets.values():
             return candidate
     return model
 

@@ -4,16 +4,26 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 from command_line import FRAMES, Run, good, refused
-from gatestep.kernels import tier_build
+from gatestep.kernels import tier_build, tiers
 
 import gatestep
 
 pytestmark = pytest.mark.skipif(tier_build("w8") is None, reason="float32 is faster here, and stands in")
+
+
+@pytest.fixture(autouse=True, scope="module")
+def small_nets_too() -> Iterator[None]:
+    """The tiers on nets of any size: tests are made of small ones."""
+    with pytest.MonkeyPatch.context() as patch:
+        for tier in tiers.WORTH:
+            patch.setitem(tiers.WORTH, tier, 0)
+        yield
 
 
 @pytest.mark.parametrize("name", ["gru", "bidirectional", "tokens", "fixed"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 from gatestep.engine.model import Model
-from gatestep.kernels import PRECISIONS, available_isas, isa, precision, reference, tier_build
+from gatestep.kernels import PRECISIONS, available_isas, isa, precision, reference, tier_build, tiers
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import helper, numpy_helper
@@ -22,7 +23,16 @@ GATES = {"LSTM": 4, "GRU": 3, "RNN": 1}
 TIERS = [tier for tier in PRECISIONS if tier != "float32" and tier_build(tier)]
 #: What the tiers may be off at, for weights of this kind: the figures of docs/precision.md, with room.
 BOUNDS = {"w16": 5e-5, "w8": 8e-3, "bfloat16": 8e-3}
-tiers = pytest.mark.parametrize("tier", TIERS)
+each_tier = pytest.mark.parametrize("tier", TIERS)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def small_nets_too() -> Iterator[None]:
+    """The tiers on nets of any size: tests are made of small ones."""
+    with pytest.MonkeyPatch.context() as patch:
+        for tier in tiers.WORTH:
+            patch.setitem(tiers.WORTH, tier, 0)
+        yield
 
 
 def weights(cell: str, inputs: int, hidden: int, seed: int = 0, columns: int = 5) -> dict[str, Array]:
@@ -66,7 +76,7 @@ def defined(cell: str, held: dict[str, Array], x: Array, tier: str) -> Array:
     return flat.reshape(*y.shape[:2], -1)
 
 
-@tiers
+@each_tier
 @settings(max_examples=25, deadline=None)
 @given(
     cell=st.sampled_from(sorted(GATES)),
@@ -92,7 +102,7 @@ def test_step_run_batch_and_pool_have_the_same_bits(
     assert np.concatenate(pieces).tobytes() == whole[:, 2].tobytes()
 
 
-@tiers
+@each_tier
 @pytest.mark.parametrize("cell", sorted(GATES))
 def test_threads_leave_the_bits(tier: str, cell: str) -> None:
     """Rows shared, and outputs of one row; whole numbers of a row are then made by whoever computes it."""
@@ -116,7 +126,7 @@ def test_projections_are_in_the_tier() -> None:
         np.testing.assert_allclose(got, want, atol=2e-4, rtol=1e-4)
 
 
-@tiers
+@each_tier
 @pytest.mark.parametrize("cell", sorted(GATES))
 def test_error_is_what_the_table_says(tier: str, cell: str) -> None:
     """Over 200 steps, for weights as PyTorch initialises them, against the definition in float64."""
@@ -141,7 +151,7 @@ def test_bfloat16_weights_lose_nothing() -> None:
     assert called(plain, x).tobytes() == called(tier, x).tobytes()
 
 
-@tiers
+@each_tier
 @pytest.mark.parametrize("size", [1e-35, 1e-20, 1e-6, 1.0, 1e6, 1e20, 1e37])
 def test_no_size_of_input_saturates(tier: str, size: float) -> None:
     """A row's scale is its own: it loses a part of its largest element, whatever that is."""
@@ -156,7 +166,7 @@ def test_no_size_of_input_saturates(tier: str, size: float) -> None:
         assert np.abs(got[row] - want[row]).max() <= 24 * part * largest
 
 
-@tiers
+@each_tier
 @pytest.mark.parametrize("odd", [np.nan, np.inf, -np.inf])
 def test_what_is_not_finite_spoils_its_own_row_alone(tier: str, odd: float) -> None:
     model = load("GRU", 7, 33, tier)
@@ -170,7 +180,7 @@ def test_what_is_not_finite_spoils_its_own_row_alone(tier: str, odd: float) -> N
     assert spoilt[:, [0, 2, 3]].tobytes() == clean[:, [0, 2, 3]].tobytes()
 
 
-@tiers
+@each_tier
 def test_rows_of_zeros(tier: str) -> None:
     """Rows of weights, and rows of inputs."""
     held = weights("LSTM", 5, 20)
@@ -186,7 +196,7 @@ def test_rows_of_zeros(tier: str) -> None:
 # ---------------------------------------------------------------------- what is refused
 
 
-@tiers
+@each_tier
 @pytest.mark.parametrize(("name", "node"), [("rnn.weight_hh_l0", "LSTM"), ("fc.weight", "Gemm|MatMul")])
 @pytest.mark.parametrize("odd", [np.nan, np.inf])
 def test_weights_that_are_not_finite(tier: str, name: str, node: str, odd: float) -> None:
@@ -226,7 +236,7 @@ def test_options_that_do_not_go(options: dict[str, Any], words: str) -> None:
 # ---------------------------------------------------------------------- what is said of it
 
 
-@tiers
+@each_tier
 def test_a_model_says_what_it_is_kept_as(tier: str) -> None:
     model = load("GRU", 3, 8, tier)
     assert (model.precision, model.asked) == (tier, tier)
@@ -235,6 +245,21 @@ def test_a_model_says_what_it_is_kept_as(tier: str) -> None:
     assert f"kept as {tier}: " in str(model)
     assert "biases" in str(model)
     assert model.packed.nbytes < load("GRU", 3, 8, "float32").packed.nbytes
+
+
+@pytest.mark.skipif(not TIERS, reason="float32 stands in for all of them")
+def test_small_nets_stay_as_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A tier is for speed, and reading few weights takes no time; what is not touched may also be infinite."""
+    monkeypatch.setitem(tiers.WORTH, "w8", 6 << 10)
+    held = weights("LSTM", 40, 64)
+    held["fc.weight"][0, 0] = np.inf
+    model = gatestep.load(held, spec=spec("LSTM", 40, 64), precision="w8")
+    assert list(model.nets.values()) == ["w8", "float32"]
+    assert "kept as w8: LSTM" in str(model)
+    assert "kept as float32: MatMul 'fc', biases" in str(model)
+    plain, same = (load("GRU", 3, 8, tier) for tier in ("float32", "w8"))
+    x = np.ones((5, 1, 3), np.float32)
+    assert called(plain, x).tobytes() == called(same, x).tobytes()
 
 
 def test_float32_and_float64_say_so() -> None:
@@ -299,7 +324,7 @@ def test_auto_passes_over_what_the_weights_do_not_allow() -> None:
 # ---------------------------------------------------------------------- files
 
 
-@tiers
+@each_tier
 def test_a_container_keeps_its_precision(tier: str, tmp_path: Path) -> None:
     held, made = weights("LSTM", 8, 32), tmp_path / "m.gatestep"
     gatestep.convert(held, made, spec=spec("LSTM", 8, 32), precision=tier)
