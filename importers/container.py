@@ -345,8 +345,9 @@ def _is_cell(node: Node) -> bool:
         wanted["coupled"] = Literal["", "f=1-i", "i=1-f"]
     if node.op == "GRU":
         wanted["linear_before_reset"] = bool
-    made: dict[str, Any] = {"recognised": bool, "origin": tuple[str, ...]}
-    wanted |= {name: kind for name, kind in made.items() if name in node.attrs}
+    # Of a cell that was recognised; of one in a stream that keeps frames.
+    others: dict[str, Any] = {"recognised": bool, "origin": tuple[str, ...], "wait": int, "made": bool}
+    wanted |= {name: kind for name, kind in others.items() if name in node.attrs}
     return (
         node.attrs.keys() == wanted.keys()
         and all(conforms(value, wanted[name]) for name, value in node.attrs.items())

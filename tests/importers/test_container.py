@@ -23,6 +23,8 @@ from gatestep.importers import typed
 from gatestep.importers.container import PREFIX, Container
 from gatestep.importers.kinds import CONTAINER_MAGIC as MAGIC
 from gatestep.importers.writing import Writer
+from onnx import helper
+from onnx_models import info, make
 
 import gatestep as gs
 from gatestep import nn
@@ -81,6 +83,30 @@ def test_same_bits(original: Path) -> None:
     assert stream.run(rows)[:, 1].tobytes() == before.run(FRAMES).tobytes()
     assert [str(port) for port in after.inputs] == [str(port) for port in before.inputs]
     assert list(after.stream().state) == list(before.stream().state)
+
+
+def test_a_stream_that_keeps_frames(tmp_path: Path) -> None:
+    """Layouts hold a graph of their own, whose cells wait for the frames that windows keep."""
+    rng = np.random.default_rng(0)
+    shapes = {"k": (4, 3, 4), "w": (1, 15, 4), "r": (1, 15, 5), "w2": (1, 6, 5), "r2": (1, 6, 2)}
+    weights = {name: rng.standard_normal(shape).astype(np.float32) for name, shape in shapes.items()}
+    nodes = [
+        helper.make_node("Transpose", ["x"], ["rows"], perm=[1, 2, 0]),
+        helper.make_node("Conv", ["rows", "k"], ["seen"], pads=[2, 1]),
+        helper.make_node("Transpose", ["seen"], ["frames"], perm=[2, 0, 1]),
+        helper.make_node("GRU", ["frames", "w", "r"], ["h"], hidden_size=5),
+        helper.make_node("Squeeze", ["h", "axis"], ["h1"]),
+        helper.make_node("GRU", ["h1", "w2", "r2"], ["h2"], hidden_size=2),
+        helper.make_node("Squeeze", ["h2", "axis"], ["y"]),
+    ]
+    ports = [info("x", ("T", 1, 3))], [info("y", ("T", 1, 2))]
+    model = make(nodes, *ports, weights=weights | {"axis": np.array([1])})
+    before = gs.load(model)
+    gs.convert(model, tmp_path / "m.gatestep")
+    after = gs.load(tmp_path / "m.gatestep")
+    assert before.delay == after.delay == 1
+    want = before.stream(delay=1).run(FRAMES)
+    assert after.stream(delay=1).run(FRAMES).tobytes() == want.tobytes()
 
 
 def test_bytes_too(original: Path) -> None:
