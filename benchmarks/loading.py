@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import os
 import statistics
@@ -13,11 +12,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-
 from .cells import Net
+from .formats import write
 
-__all__ = ["LARGE", "MORE", "TIMES", "Loaded", "cases", "measure", "sources", "write"]
+__all__ = ["LARGE", "MORE", "TIMES", "Loaded", "cases", "measure", "sources"]
 
 #: What a sound file may take at its peak, beyond what the process takes without it.
 TIMES, MORE = 3, 60 * 10**6
@@ -27,9 +25,10 @@ LARGE = Net("lstm", 960, 1344)
 _WEIGHTS = ("torch_state_dict", "torch_checkpoint", "safetensors", "json_weights", "npz_weights", "hdf5_weights")
 
 LOAD = """
-import json, sys, time
-import gatestep
-from gatestep.importers import onnx, weights
+import json, resource, sys, time
+import gatestep, numpy
+def children():
+    return resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024
 def status(field):
     with open("/proc/self/status") as file:
         return next(int(line.split()[1]) * 1024 for line in file if line.startswith(field + ":"))
@@ -39,6 +38,7 @@ before = status("VmRSS")
 begin = time.perf_counter()
 try:
     if sys.argv[2] == "weights":
+        from gatestep.importers import weights
         held = weights.read_weights(sys.argv[1])
     else:
         held = gatestep.load(sys.argv[1])
@@ -46,7 +46,7 @@ try:
 except gatestep.GatestepError as error:
     refused = str(error)
 seconds = time.perf_counter() - begin
-print(json.dumps([seconds, max(status("VmHWM") - before, 0), refused]))
+print(json.dumps([seconds, max(status("VmHWM") - before, children() - before, 0), refused]))
 """
 
 
@@ -59,9 +59,10 @@ class Loaded:
     file_bytes : int
         External data included.
     load_ms : float
-        Median over fresh processes, imports not counted.
+        Median over fresh processes, with what it takes to import what reads such a file.
     peak_bytes : int
-        The most memory while it was loaded, less what the process had with everything imported.
+        The most memory while it was loaded, less what the process had before; of a file of Keras also that of the
+        process which opens it.
     refused : str
         The error, where it does not load.
     """
@@ -113,38 +114,10 @@ def cases(folder: Path) -> Iterator[tuple[str, str, Path]]:
             yield case["name"], case["format"], folder / case["file"]
 
 
-def write(folder: Path, net: Net = LARGE) -> list[tuple[str, str, Path]]:
-    """Name, format and file of `net` in every format that can be written here."""
-    names = ("weight_ih_l0", "weight_hh_l0", "bias_ih_l0", "bias_hh_l0")
-    state = dict(zip(names, net.stack[0][0], strict=True))
-    made = [
-        ("onnx", folder / "layer.onnx"),
-        ("safetensors", folder / "layer.safetensors"),
-        ("npz", folder / "layer.npz"),
-    ]
-    made[0][1].write_bytes(net.file())
-    made[1][1].write_bytes(_safetensors(state))
-    np.savez(made[2][1], **state)  # type: ignore[arg-type]
-    if importlib.util.find_spec("torch") is not None:
-        import torch
-
-        made.append(("torch", folder / "layer.pt"))
-        torch.save({name: torch.from_numpy(array) for name, array in state.items()}, made[-1][1])
-    return [(str(net), format, path) for format, path in made]
-
-
-def _safetensors(state: dict[str, np.ndarray]) -> bytes:
-    header, end = {}, 0
-    for name, array in state.items():
-        header[name] = {"dtype": "F32", "shape": array.shape, "data_offsets": [end, end := end + array.nbytes]}
-    text = json.dumps(header).encode()
-    return b"".join([len(text).to_bytes(8, "little"), text, *(array.tobytes() for array in state.values())])
-
-
 def sources(shared: Path | None, processes: int) -> Sequence[Loaded]:
     """Everything that there is: the files that the suite writes, and the cases of `shared`."""
     with tempfile.TemporaryDirectory() as folder:
-        made = [measure(*source, processes) for source in write(Path(folder))]
+        made = [measure(*source, processes) for source in write(Path(folder), LARGE)]
     if shared is not None and (shared / "manifest.json").exists():
         made += [measure(*source, bare=source[1] in _WEIGHTS) for source in cases(shared)]
     return made

@@ -93,8 +93,8 @@ class _Walk:
         self.arrays.append((path, data))
 
 
-def _answer(h5py: Any, data: bytes, room: int) -> None:
-    with h5py.File(io.BytesIO(data), "r") as root:
+def _answer(h5py: Any, file: Any, room: int) -> None:
+    with h5py.File(file, "r") as root:
         walk = _Walk(h5py, room)
         config = root.attrs.get("model_config")
         if config is not None:
@@ -114,7 +114,7 @@ def _answer(h5py: Any, data: bytes, room: int) -> None:
         text = json.dumps(header).encode()
         sys.stdout.buffer.write(LENGTH.pack(len(text)) + text)
         for _, array in walk.arrays:
-            sys.stdout.buffer.write(array[()].tobytes())
+            sys.stdout.buffer.write(array[()])
         sys.stdout.buffer.flush()
 
 
@@ -144,7 +144,8 @@ def main() -> int:
         return MISSING
     _limit(job["memory"], job["seconds"])
     try:
-        _answer(h5py, sys.stdin.buffer.read(), job["room"])
+        given: Any = sys.stdin.buffer
+        _answer(h5py, given if given.seekable() else io.BytesIO(given.read()), job["room"])
     except Exception as error:  # h5py raises whatever the HDF5 library stumbles over, of nearly every type
         reason = "out of memory" if isinstance(error, MemoryError) else str(error) or type(error).__name__
         sys.stderr.write("\n" + " ".join(reason.split())[:200].encode("ascii", "replace").decode())

@@ -10,18 +10,21 @@ from __future__ import annotations
 import importlib.util
 import json
 import math
+import os
 import signal
 import struct
 import subprocess
 import sys
+import tempfile
 from dataclasses import dataclass
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 
 from ..engine.errors import MissingExtraError, ModelFormatError, UnsupportedModelError
 from . import _hdf5_child as child
 from .archive import MAX_RATIO, MAX_SMALL
+from .source import Source, opened
 
 __all__ = ["Hdf5", "read_hdf5"]
 
@@ -63,12 +66,12 @@ class Hdf5:
     arrays: dict[str, np.ndarray]
 
 
-def read_hdf5(data: bytes, name: str) -> Hdf5:
+def read_hdf5(source: Source, name: str) -> Hdf5:
     """What there is in an HDF5 file.
 
     Parameters
     ----------
-    data : bytes
+    source : path or bytes
     name : str
         How messages call the file.
 
@@ -87,34 +90,46 @@ def read_hdf5(data: bytes, name: str) -> Hdf5:
         raise MissingExtraError("h5py", "keras")
     if not sys.executable or getattr(sys, "frozen", False):  # where it is the application itself
         raise UnsupportedModelError("HDF5 takes a Python interpreter of its own, and there is none", source=name)
-    seconds = SECONDS + len(data) // BYTES_PER_SECOND
-    room = max(MAX_SMALL, MAX_RATIO * len(data))
+    size = len(source) if isinstance(source, bytes) else os.stat(source).st_size
+    seconds = SECONDS + size // BYTES_PER_SECOND
+    room = max(MAX_SMALL, MAX_RATIO * size)
     job = {
         "path": [entry for entry in sys.path if isinstance(entry, str)],
         "room": room,
         "memory": MEMORY + 4 * room,
         "seconds": math.ceil(seconds) + 1,  # of CPU: ends the child where its caller is gone
     }
+    # Isolated, because the directory of the script would come first on the path: it has an `onnx` and a `torch`.
+    command = [sys.executable, "-I", child.__file__, json.dumps(job)]
+    with tempfile.TemporaryFile() as answer:  # not a pipe: what comes out of one is there twice before it is an array
+        run = _run(command, source, answer, name, seconds)
+        if run.returncode == child.MISSING:
+            raise MissingExtraError("h5py", "keras")
+        if run.returncode == child.REFUSED:
+            reason = run.stderr.decode("ascii", "replace").rpartition("\n")[2]
+            raise ModelFormatError(f"{name}: a damaged file of HDF5 ({reason})")
+        if run.returncode:
+            raise ModelFormatError(f"{name}: the HDF5 library crashed over it ({_ending(run.returncode)})")
+        try:
+            return _parsed(answer)
+        except (ValueError, TypeError, KeyError, AttributeError, struct.error) as error:
+            raise ModelFormatError(f"{name}: the HDF5 library left no answer over it") from error
+
+
+def _run(
+    command: list[str], source: Source, answer: IO[bytes], name: str, seconds: float
+) -> subprocess.CompletedProcess[bytes]:
+    """The child's end; it has the file itself on stdin, where there is one."""
+    pipes: dict[str, Any] = {"stdout": answer, "stderr": subprocess.PIPE, "timeout": seconds}
     try:
-        # Isolated, because the directory of the script would come first on the path: it has an `onnx` and a `torch`.
-        run = subprocess.run(
-            [sys.executable, "-I", child.__file__, json.dumps(job)], input=data, capture_output=True, timeout=seconds
-        )
+        if isinstance(source, bytes):
+            return subprocess.run(command, input=source, **pipes)
+        with opened(source) as file:
+            return subprocess.run(command, stdin=file, **pipes)
     except subprocess.TimeoutExpired:
         raise ModelFormatError(
             f"{name}: the HDF5 library came to no end over it in {seconds:g} s and was stopped"
         ) from None
-    if run.returncode == child.MISSING:
-        raise MissingExtraError("h5py", "keras")
-    if run.returncode == child.REFUSED:
-        reason = run.stderr.decode("ascii", "replace").rpartition("\n")[2]
-        raise ModelFormatError(f"{name}: a damaged file of HDF5 ({reason})")
-    if run.returncode:
-        raise ModelFormatError(f"{name}: the HDF5 library crashed over it ({_ending(run.returncode)})")
-    try:
-        return _parsed(run.stdout)
-    except (ValueError, TypeError, KeyError, AttributeError, struct.error) as error:
-        raise ModelFormatError(f"{name}: the HDF5 library left no answer over it") from error
 
 
 def _ending(code: int) -> str:
@@ -124,19 +139,20 @@ def _ending(code: int) -> str:
         return f"exit code {code}"
 
 
-def _parsed(answer: bytes) -> Hdf5:
-    (length,) = child.LENGTH.unpack_from(answer)
-    at = child.LENGTH.size + length
-    header: dict[str, Any] = json.loads(answer[child.LENGTH.size : at])
+def _parsed(answer: IO[bytes]) -> Hdf5:
+    left = answer.seek(0, os.SEEK_END)
+    answer.seek(0)
+    (length,) = child.LENGTH.unpack(answer.read(child.LENGTH.size))
+    left -= child.LENGTH.size + length
+    header: dict[str, Any] = json.loads(answer.read(length) if left >= 0 else b"")
     arrays = {}
     for path, dtype, shape in header["arrays"]:
         kind = np.dtype(dtype)
         size = math.prod(shape) * kind.itemsize
-        if kind.kind != "f" or len(answer) - at < size:
+        left -= size
+        if kind.kind != "f" or left < 0:
             raise ValueError(f"{size} bytes of {dtype}")
-        # Copied, because what lies in the answer is neither aligned nor writable.
-        arrays[path] = np.frombuffer(answer[at : at + size], kind).reshape(shape).copy()
-        at += size
+        arrays[path] = np.fromfile(answer, kind, math.prod(shape)).reshape(shape)
     return Hdf5(
         header["model_config"],
         str(header["version"]),

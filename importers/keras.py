@@ -20,10 +20,10 @@ from ..engine.compositions import Sequential
 from ..engine.errors import GatestepError, ModelFormatError, UnsupportedModelError
 from ..engine.spec import GRU, LSTM, RNN, Recurrent, Spec
 from . import keras_specs
-from .archive import Archive, Source, source_bytes, source_name
+from .archive import Archive, Source, source_name
 from .hdf5 import Hdf5, read_hdf5
 from .keras_cells import dense, recurrent
-from .kinds import HDF5_MAGIC, KERAS_WEIGHTS
+from .kinds import HDF5_MAGIC, KERAS_WEIGHTS, head_of
 
 __all__ = ["read_keras"]
 
@@ -109,10 +109,9 @@ def read_keras(source: Source) -> tuple[Weights, Spec]:
         The file cannot be opened, or no process started to read it.
     """
     name = source_name(source)
-    data = source_bytes(source)
     try:
-        if data.startswith(HDF5_MAGIC):
-            file = read_hdf5(data, name)
+        if head_of(source).startswith(HDF5_MAGIC):
+            file = read_hdf5(source, name)
             if file.model_config is None:
                 raise UnsupportedModelError(
                     "weights of Keras without the model they belong to",
@@ -120,12 +119,13 @@ def read_keras(source: Source) -> tuple[Weights, Spec]:
                     hint="Save the whole model: model.save('model.keras')",
                 )
             return _chain(_parsed(file.model_config, name), _Held(file, name).by_name, name, file.version)
-        with Archive(data) as archive:
-            archive.name = name
+        with Archive(source) as archive:
             config = _parsed(archive.read("config.json", compressed=True), name)
             weights = archive.read(KERAS_WEIGHTS, compressed=True)
             told = archive.read("metadata.json", compressed=True) if "metadata.json" in archive.entries else b"{}"
-        return _chain(config, _Held(read_hdf5(weights, name), name).by_class, name, _version(told))
+        held = _Held(read_hdf5(weights, name), name)
+        del weights  # the arrays are what is left of it
+        return _chain(config, held.by_class, name, _version(told))
     except (GatestepError, OSError):
         raise
     except Exception as error:  # a configuration may hold anything anywhere

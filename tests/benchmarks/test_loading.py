@@ -5,9 +5,8 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-import onnx
 import pytest
-from gatestep.benchmarks import loading, results, tables
+from gatestep.benchmarks import formats, loading, results, tables
 from gatestep.benchmarks.cells import Net
 
 SHARED = Path(__file__).resolve().parents[3] / "shared" / "models"
@@ -17,32 +16,16 @@ LARGE = 10**6
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the peak of a process is measured on Linux only")
 
 
-def test_files_of_fifty_megabytes(tmp_path: Path) -> None:
-    written = loading.write(tmp_path)
-    assert {format for _, format, _ in written} >= {"onnx", "safetensors", "npz"}
+@pytest.mark.parametrize("net", [loading.LARGE, Net("gru", 1401, 1401)], ids=str)
+def test_files_of_fifty_megabytes_in_every_format(net: Net, tmp_path: Path) -> None:
+    """A layer whose blocks are full, and one whose last rows are padded while they are packed."""
+    written = formats.write(tmp_path, net)
+    assert {format for _, format, _ in written} >= {"onnx", "onnx, external data", "gatestep", "safetensors", "npz"}
     for source in written:
         loaded = loading.measure(*source)
-        assert not loaded.refused
+        assert not loaded.refused, loaded
         assert loaded.file_bytes > 45e6
         assert loaded.file_bytes < loaded.peak_bytes <= 3 * loaded.file_bytes + 60e6, loaded
-
-
-def test_weights_in_a_file_beside_it(tmp_path: Path) -> None:
-    model = onnx.load_from_string(loading.LARGE.file())
-    path = tmp_path / "layer.onnx"
-    onnx.save(model, path, save_as_external_data=True, location="layer.onnx.data")
-    assert path.stat().st_size < 2000
-    loaded = loading.measure("external", "onnx", path)
-    assert not loaded.refused
-    assert loaded.file_bytes > 45e6
-    assert loaded.peak_bytes <= loaded.limit_bytes
-
-
-def test_one_layer_of_ragged_size(tmp_path: Path) -> None:
-    """Its rows have to be padded while they are packed."""
-    for source in loading.write(tmp_path, Net("gru", 1401, 1401)):
-        loaded = loading.measure(*source)
-        assert loaded.peak_bytes <= loaded.limit_bytes, loaded
 
 
 def test_the_large_shared_cases() -> None:
