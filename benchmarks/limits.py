@@ -72,8 +72,8 @@ class Limits:
 
     What waits for the frame before it reads its weights once per frame; what does not, once per call. Products are
     those of all rows. Activations, and reading anything but weights, count as nothing. With less than float32, only
-    reading counts: how fast the processor multiplies then depends on the instructions that it has for it. Two
-    threads have half the limit.
+    reading counts, and a batch has no limit (`known`): how fast the processor multiplies then depends on the
+    instructions that it has for it. Two threads have half the limit.
     """
 
     def __init__(self, case: Case) -> None:
@@ -89,6 +89,11 @@ class Limits:
             self.contenders["read ahead"] = Reader(self.wide, width).seconds
         if not case.reduced:
             self.contenders["multiply"] = Multiplier(width).seconds
+
+    @property
+    def known(self) -> bool:
+        """Whether there is a limit."""
+        return not self.case.reduced or self.case.rows == 1
 
     @property
     def nbytes(self) -> int:

@@ -132,8 +132,8 @@ def measure(case: Case, names: Iterable[str], effort: Effort) -> Measured:
         bounds.nbytes,
         {name: Engine(Spread.of(timed.ns[name]), tails.get(name), errors[name]) for name in made},
         {name: Spread.of(timed.ns[name] / timed.ns[OURS]) for name in made if name != OURS},
-        Spread.of(limit),
-        Spread.of(limit / timed.ns[OURS]),
+        Spread.of(limit) if bounds.known else None,
+        Spread.of(limit / timed.ns[OURS]) if bounds.known else None,
         absent,
     )
 
@@ -142,7 +142,7 @@ def measure_model(own: Own, mode: str, names: Iterable[str], effort: Effort) -> 
     """Time a file by turns: ours and the peers that run it, with the results that we have."""
     mode, frames = frames_of(own, mode)
     made, absent = runners(own, mode, frames, names)
-    errors, wrong = _compared(made)
+    errors, wrong = _compared(made, own.baseline or OURS)
     absent |= {name: f"gives other results: they differ by {errors[name]:.2g}" for name in wrong}
     made = {name: runner for name, runner in made.items() if name not in wrong}
     weight_bytes = own.model.packed.nbytes
@@ -158,7 +158,7 @@ def measure_model(own: Own, mode: str, names: Iterable[str], effort: Effort) -> 
         mode,
         frames,
         1,
-        own.precision,
+        own.model.precision,
         own.threads,
         0,
         weight_bytes,
@@ -177,15 +177,15 @@ def measure_model(own: Own, mode: str, names: Iterable[str], effort: Effort) -> 
     )
 
 
-def _compared(made: Mapping[str, Runner]) -> tuple[dict[str, float], list[str]]:
-    """How far the results of each are from ours, and those that are too far."""
-    errors, allowed = dict.fromkeys(made, 0.0), 0.0
+def _compared(made: Mapping[str, Runner], held: str) -> tuple[dict[str, float], list[str]]:
+    """How far results are from those of `held`, ÷ the largest of these or 1, and the peers that are too far."""
+    errors = dict.fromkeys(made, 0.0)
     for _ in range(COMPARED):
         results = {name: runner.advance() for name, runner in made.items()}
-        for key, expected in results[OURS].items():
-            allowed = max(allowed, RELATIVE * float(np.abs(expected).max(initial=1.0)))
+        for key, expected in results[held].items():
+            largest = float(np.abs(expected).max(initial=1.0))
             for name, given in results.items():
                 if key in given:
                     difference = np.abs(np.reshape(given[key], -1) - np.reshape(expected, -1).astype(np.float64))
-                    errors[name] = max(errors[name], float(difference.max(initial=0.0)))
-    return errors, [name for name, error in errors.items() if not error <= allowed]
+                    errors[name] = max(errors[name], float(difference.max(initial=0.0)) / largest)
+    return errors, [name for name, error in errors.items() if not (error <= RELATIVE or name.startswith(OURS))]

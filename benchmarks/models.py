@@ -35,8 +35,9 @@ class Own:
     Attributes
     ----------
     source : path
-    model : Model
-    precision, threads
+    model, plain : Model
+        The model, and what it is as the file has it and with one thread.
+    threads : int
         Of `model`.
     changed : sequence of str
         Options with which the model is another than the file.
@@ -46,7 +47,7 @@ class Own:
 
     source: str
     model: gatestep.Model
-    precision: str = "float32"
+    plain: gatestep.Model
     threads: int = 1
     changed: tuple[str, ...] = ()
     trusted: bool = False
@@ -55,6 +56,13 @@ class Own:
     def name(self) -> str:
         """The file's name."""
         return Path(self.source).name
+
+    @property
+    def baseline(self) -> str | None:
+        """What `plain` is called, where it differs from the model."""
+        if self.model.precision != self.plain.precision:
+            return f"{OURS} {self.plain.precision}"
+        return f"{OURS} 1 thread" if self.threads > 1 else None
 
 
 @dataclass(frozen=True)
@@ -94,7 +102,10 @@ def runners(own: Own, mode: str, frames: int, names: Iterable[str]) -> tuple[dic
     model = own.model
     feeds = _feeds.whole(model, frames, 1, draw)
     results = model(feeds)
-    made, absent = {OURS: _step(model, feeds) if mode == "step" else _call(model, feeds)}, {}
+    run = _step if mode == "step" else _call
+    made, absent = {OURS: run(model, feeds)}, {}
+    if own.baseline is not None:
+        made[own.baseline] = run(own.plain, feeds)
     pairs = _feeds.state_feeds(model) if mode == "step" else {}
     for name in names:
         try:
@@ -141,7 +152,7 @@ def _onnx(own: Own) -> bytes:
     """The file, where it is ONNX and the model is what the file says."""
     if own.changed:
         raise Absent(f"{', '.join(own.changed)} makes another model of the file")
-    if own.precision != "float32":
+    if own.model.precision != own.plain.precision:
         raise Absent("the file has one precision")
     if is_container(own.source):
         raise Absent("a .gatestep file does not hold the original")

@@ -91,7 +91,7 @@ def grouped(cases: Iterable[Measured]) -> list[tuple[str, list[Measured]]]:
         members = list(group)
         title = TITLES[mode].format(frames=members[0].frames, rows=members[0].rows)
         more = ([precision] if precision != "float32" else []) + ([f"{threads} threads"] if threads > 1 else [])
-        made.append((", ".join([*([] if net == "file" else [f"{net}. {title}"]), *more]) or title, members))
+        made.append((", ".join([title if net == "file" else f"{net}. {title}", *more]), members))
     return made
 
 

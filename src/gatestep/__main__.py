@@ -139,11 +139,14 @@ def bench(options: argparse.Namespace) -> int:
     suite.alone()
     own = []
     if options.model is not None:
+        plain = None
+        changed = tuple(f"{name}=" for name in ("fix", "dtype") if getattr(options, name))
         for precision, threads in itertools.product(options.precision, options.threads):
             kept = None if precision == "float32" else precision  # a file may have its own
-            one = argparse.Namespace(**{**vars(options), "precision": kept, "threads": threads})
-            changed = tuple(f"{name}=" for name in ("fix", "dtype") if name in model_options(one))
-            own.append(Own(options.model, load(one), precision, threads, changed, options.trusted))
+            model = load(argparse.Namespace(**{**vars(options), "precision": kept, "threads": threads}))
+            if plain is None:
+                plain = load(argparse.Namespace(**{**vars(options), "precision": None, "threads": 1}))
+            own.append(Own(options.model, model, plain, threads, changed, options.trusted))
     with usage():
         return suite.run(options, own)
 

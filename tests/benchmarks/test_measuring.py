@@ -81,6 +81,15 @@ def test_unequal_results_are_never_timed(monkeypatch: pytest.MonkeyPatch, brief:
         measuring.measure(Case(Net("lstm", 2, 5), "step", 1, 1), ["numpy"], brief)
 
 
+def test_fewer_bits_are_held_to_float32(brief: timing.Effort) -> None:
+    """In the same rounds, with the error of both."""
+    measured = measuring.measure(Case(Net("gru", 16, 32), "step", 1, 1, "w16"), [], brief)
+    assert measured.ratios.keys() == {"gatestep float32"}
+    assert measured.engines["gatestep float32"].error < 1e-6
+    assert measured.engines["gatestep"].error < 1e-3
+    assert measured.limit is not None
+
+
 def test_more_threads_are_held_to_one(brief: timing.Effort) -> None:
     """In the same rounds; it is no peer."""
     measured = measuring.measure(Case(Net("gru", 4, 8), "batch", 3, 4, threads=2), ["numpy"], brief)
@@ -131,6 +140,8 @@ def test_limits() -> None:
     reduced = limits.Limits(Case(net, "step", 1, 1, "w8", 2))
     assert reduced.nbytes == ahead + after
     assert reduced.ns(timing.Rounds({"read": np.array([100.0])})) == 50
+    assert reduced.known
+    assert not limits.Limits(Case(net, "lockstep", 1, 64, "w8")).known
 
 
 def test_rounds_and_ratios() -> None:

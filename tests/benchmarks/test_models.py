@@ -19,7 +19,8 @@ def own(tmp_path: Path) -> models.Own:
     """Two layers with states carried by hand."""
     path = tmp_path / "net.onnx"
     path.write_bytes(Net("lstm", 3, 5, layers=2, outputs=4).file())
-    return models.Own(str(path), gatestep.load(path))
+    model = gatestep.load(path)
+    return models.Own(str(path), model, model)
 
 
 @pytest.mark.parametrize("mode", models.MODES)
@@ -47,7 +48,8 @@ def test_what_the_file_fixes(tmp_path: Path) -> None:
     """A file of one frame has no recordings."""
     path = tmp_path / "frame.onnx"
     path.write_bytes(Net("rnn", 3, 5).file(1, 1))
-    assert models.frames_of(models.Own(str(path), gatestep.load(path)), "sequence") == ("call", 1)
+    model = gatestep.load(path)
+    assert models.frames_of(models.Own(str(path), model, model), "sequence") == ("call", 1)
 
 
 def test_torch_is_asked_only_if_trusted(tmp_path: Path, brief: timing.Effort) -> None:
@@ -55,10 +57,10 @@ def test_torch_is_asked_only_if_trusted(tmp_path: Path, brief: timing.Effort) ->
     path = tmp_path / "net.pt"
     torch.jit.trace(torch.nn.GRU(3, 5), torch.zeros(4, 1, 3)).save(str(path))
     model = gatestep.load(path)
-    _, absent = models.runners(models.Own(str(path), model), "sequence", 4, ["torch", "onnxruntime"])
+    _, absent = models.runners(models.Own(str(path), model, model), "sequence", 4, ["torch", "onnxruntime"])
     assert "--trusted" in absent["torch"]
     assert "does not read" in absent["onnxruntime"]
-    measured = measure_model(models.Own(str(path), model, trusted=True), "sequence", ["torch"], brief)
+    measured = measure_model(models.Own(str(path), model, model, trusted=True), "sequence", ["torch"], brief)
     assert measured.engines["torch"].error < 1e-6
 
 
@@ -80,6 +82,12 @@ def test_command(own: models.Own, tmp_path: Path, capsys: pytest.CaptureFixture[
     """A file that streams; a converted one, which no peer reads; one that needs the future."""
     assert main(["bench", "--quick", own.source]) == 0
     assert "| net.onnx |" in capsys.readouterr().out
+    assert main(["bench", "--quick", "--precision=w8,float32", "--threads=1,2", "--peers=none", own.source]) == 0
+    written = capsys.readouterr().out
+    assert "gatestep 1 thread" in written
+    if gatestep.load(own.source, precision="w8").precision == "w8":
+        assert "state carried, w8, 2 threads" in written
+        assert "gatestep float32" in written
     gatestep.convert(own.source, tmp_path / "net.gatestep")
     assert main(["bench", "--quick", str(tmp_path / "net.gatestep")]) == 0
     assert "does not hold the original" in capsys.readouterr().out
