@@ -23,6 +23,13 @@ BEGIN, END = "<!-- written by docs/make_precision.py -->\n", "<!-- up to here --
 GATES = {"LSTM": 4, "GRU": 3, "RNN": 1}
 SIZES = ((8, 32), (40, 64), (128, 256), (512, 512))
 STEPS = 200
+#: Cell, sizes, rows, steps.
+RECORDINGS = [
+    (cell, inputs, hidden, rows, steps)
+    for cell in ("LSTM", "GRU")
+    for inputs, hidden in ((40, 64), (128, 256))
+    for rows, steps in ((1, 200), (32, 100))
+]
 #: From the float32 that everything is compared with to the smallest.
 TIERS = tuple(reversed(PRECISIONS))
 
@@ -51,12 +58,25 @@ def measured(cell: str, inputs: int, hidden: int, tier: str) -> tuple[float, int
     stream = model.stream()
     frames, out = x[:, 0].copy(), np.empty(hidden, np.float32)
     best = float("inf")
+    for k in range(600):
+        some = frames[10 * k % STEPS :][:10]
+        began = time.perf_counter()
+        for frame in some:
+            stream.step(frame, out)
+        best = min(best, (time.perf_counter() - began) / len(some))
+    return error, model.packed.nbytes, best * 1e6
+
+
+def recording(cell: str, inputs: int, hidden: int, tier: str, rows: int, steps: int) -> float:
+    """Milliseconds for a recording of some rows."""
+    model = gatestep.load(layer(cell, inputs, hidden, 0), spec=getattr(nn, cell)(inputs, hidden), precision=tier)
+    x = np.random.default_rng(1).standard_normal((steps, rows, inputs)).astype(np.float32)
+    best = float("inf")
     for _ in range(20):
         began = time.perf_counter()
-        for frame in frames:
-            stream.step(frame, out)
-        best = min(best, (time.perf_counter() - began) / STEPS)
-    return error, model.packed.nbytes, best * 1e6
+        model.run(x)
+        best = min(best, time.perf_counter() - began)
+    return best * 1e3
 
 
 def table() -> list[str]:
@@ -72,6 +92,11 @@ def table() -> list[str]:
             found = [measured(cell, inputs, hidden, tier) for tier in TIERS]
             cells = [f"{error:.1e}, {count / 1024:,.0f} KiB, {us:.2f} µs" for error, count, us in found]
             lines.append(f"| {cell} {inputs}→{hidden} | " + " | ".join(cells) + " |")
+    lines += ["", "Recordings:", "", "| | " + " | ".join(TIERS) + " |", "|---|" + "---:|" * len(TIERS)]
+    for cell, inputs, hidden, rows, steps in RECORDINGS:
+        cells = [f"{recording(cell, inputs, hidden, tier, rows, steps):.2f} ms" for tier in TIERS]
+        what = f"{cell} {inputs}→{hidden}, {rows} row{'s' * (rows > 1)} × {steps} steps"
+        lines.append(f"| {what} | " + " | ".join(cells) + " |")
     return lines
 
 

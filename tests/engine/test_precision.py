@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
@@ -344,3 +345,22 @@ def test_converting_settles_auto(tmp_path: Path) -> None:
     options = {"spec": spec("LSTM", 8, 32), "precision": "auto", "max_error": 3e-4}
     gatestep.convert(weights("LSTM", 8, 32), tmp_path / "m.gatestep", **options)
     assert gatestep.load(tmp_path / "m.gatestep").precision == "w16"
+
+
+# ---------------------------------------------------------------------- the page
+
+
+@pytest.mark.skipif(not TIERS, reason="no tier is faster here")
+def test_the_page_is_what_its_script_writes(monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = Path(__file__).resolve().parents[2] / "docs"
+    monkeypatch.syspath_prepend(folder)
+    script = importlib.import_module("make_precision")
+    lines = [line for line in (folder / "precision.md").read_text().splitlines() if "→" in line]
+    rows = {cells[1].strip(): cells[2:-1] for cells in (line.split("|") for line in lines)}
+    grid = [f"{cell} {inputs}→{hidden}" for cell in script.GATES for inputs, hidden in script.SIZES]
+    assert [name for name in rows if "row" not in name] == grid
+    assert len(rows) == len(grid) + len(script.RECORDINGS)
+    for cell in script.GATES:
+        for tier, written in zip(script.TIERS, rows[f"{cell} 128→256"], strict=True):
+            if tier in precision.BITS:
+                assert 0.5 < script.measured(cell, 128, 256, tier)[0] / float(written.split(",")[0]) < 2
