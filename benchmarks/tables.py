@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import groupby
 from typing import Any
 
+from .cells import CELLS
 from .loading import MORE, TIMES
 from .measuring import Measured
 from .peers import OURS
@@ -90,8 +91,8 @@ def grouped(cases: Iterable[Measured]) -> list[tuple[str, list[Measured]]]:
     for (mode, precision, threads, net), group in groupby(sorted(held, key=order), key=kind):
         members = list(group)
         title = TITLES[mode].format(frames=members[0].frames, rows=members[0].rows)
-        more = ([precision] if precision != "float32" else []) + ([f"{threads} threads"] if threads > 1 else [])
-        made.append((", ".join([title if net == "file" else f"{net}. {title}", *more]), members))
+        named = title if net == "file" else f"{net}. {title}"
+        made.append((", ".join([named, *_unusual(precision, threads)]), members))
     return made
 
 
@@ -275,9 +276,7 @@ def readme(report: Report, picture: str | None = None) -> str:
     parts = preamble(report)
     if picture is not None:
         parts.append(f"![Time of a step against the size of the net, gatestep and others]({picture})")
-    for title, lines, nets in _summaries(report):
-        head = ["size", *(part for net in nets for part in (net, "of the limit", "fastest peer"))]
-        parts.append(f"**{title}**\n\n{rows(head, lines)}")
+    parts += [f"**{title}**\n\n{rows(head, lines)}" for title, head, lines in _summaries(report)]
     parts.append(LIMIT)
     said = facts(report)
     if said:
@@ -285,26 +284,41 @@ def readme(report: Report, picture: str | None = None) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def _summaries(report: Report) -> Iterable[tuple[str, list[list[str]], list[str]]]:
-    """Per way to call: the sizes down, the kinds of nets across."""
-    kinds = dict.fromkeys((case.mode, case.precision, case.threads) for case in report.cases if case.size)
-    order = list(TITLES)
-    for mode, precision, threads in sorted(
-        kinds, key=lambda kind: (kind[1] != "float32", kind[1:], order.index(kind[0]))
-    ):
-        cases = [c for c in report.cases if (c.mode, c.precision, c.threads) == (mode, precision, threads) and c.size]
-        nets = list(dict.fromkeys(case.net.split()[0] for case in cases if case.net.split()[1] == case.size))
+def _summaries(report: Report) -> Iterator[Table]:
+    """Per way to call: the sizes down, the cells across; and the nets beside the grid."""
+    grid = [case for case in report.cases if case.net in {f"{cell.upper()} {case.size}" for cell in CELLS}]
+    for (mode, precision, threads), cases in _by_call(grid).items():
+        nets = list(dict.fromkeys(case.net.split()[0] for case in cases))
         found = {(case.net.split()[0], case.size): case for case in cases}
-        lines = []
-        for size in dict.fromkeys(case.size for case in cases):
-            line = [size]
-            for net in nets:
-                line += _summary(found.get((net, size)))
-            if any(line[1:]):
-                lines.append(line)
+        lines = [
+            [size, *(part for net in nets for part in _summary(found.get((net, size))))]
+            for size in dict.fromkeys(case.size for case in cases)
+        ]
+        head = ["size", *(part for net in nets for part in (net, "of the limit", "fastest peer"))]
         title = TITLES[mode].format(frames=cases[0].frames, rows=cases[0].rows)
-        more = ([precision] if precision != "float32" else []) + ([f"{threads} threads"] if threads > 1 else [])
-        yield ", ".join([title, *more]), lines, nets
+        yield ", ".join([title, *_unusual(precision, threads)]), head, lines
+    others = _by_call([case for case in report.cases if case not in grid])
+    lines = [
+        [case.net, ", ".join([mode, *_unusual(precision, threads)]), *_summary(case)]
+        for (mode, precision, threads), cases in others.items()
+        for case in cases
+    ]
+    if lines:
+        yield "Other nets", ["net", "call", OURS, "of the limit", "fastest peer"], lines
+
+
+def _by_call(cases: Iterable[Measured]) -> dict[tuple[str, str, int], list[Measured]]:
+    """Cases by mode, precision and threads: what is usual first."""
+    order = list(TITLES)
+    made: dict[tuple[str, str, int], list[Measured]] = {}
+    for case in sorted(cases, key=lambda c: (c.precision != "float32", c.precision, c.threads, order.index(c.mode))):
+        made.setdefault((case.mode, case.precision, case.threads), []).append(case)
+    return made
+
+
+def _unusual(precision: str, threads: int) -> list[str]:
+    """What a title has to say of these."""
+    return [*([precision] if precision != "float32" else []), *([f"{threads} threads"] if threads > 1 else [])]
 
 
 def _summary(case: Measured | None) -> list[str]:

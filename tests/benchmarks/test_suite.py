@@ -77,11 +77,19 @@ def test_grid(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
 
 
 @pytest.mark.usefixtures("brief")
-def test_other_nets(capsys: pytest.CaptureFixture[str]) -> None:
+def test_other_nets(tmp_path: Path) -> None:
     """What reads in both directions has no steps, and none of LiteRT's; the report says so."""
+    readme, full = tmp_path / "README.md", tmp_path / "full.md"
+    readme.write_text(README)
     arguments = ["--quick", "--cells=none", "--modes=step,sequence", "--parts=grid", "--peers=numpy,litert"]
-    assert main(["bench", *arguments, "--nets=dtln,bilstm"]) == 0
-    written = capsys.readouterr().out
+    assert main(["bench", *arguments, "--nets=dtln,bilstm", f"--markdown={full}", f"--readme={readme}"]) == 0
+    calls = re.findall(r"^\| (\S+ \S+) +\| +(\S+) \| +\*\*", readme.read_text(), re.MULTILINE)
+    assert calls == [
+        ("2×LSTM 257→128→257", "step"),
+        ("2×LSTM 257→128→257", "sequence"),
+        ("BiLSTM 128→256", "sequence"),
+    ]
+    written = full.read_text()
     assert "2×LSTM. One frame per call" in written
     assert "BiLSTM. A recording of 5 frames per call" in written
     assert "BiLSTM. One frame" not in written
