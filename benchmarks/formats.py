@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 from collections.abc import Mapping
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -65,8 +66,7 @@ def _safetensors(state: Weights) -> bytes:
 
 def _torch(folder: Path, net: Net, state: Weights) -> dict[str, Path]:
     """A state_dict in both forms, and programs of both kinds."""
-    import torch
-
+    torch: Any = import_module("torch")
     made = {"torch": folder / "layer.pt", "torch, before 1.6": folder / "old.pt"}
     tensors = {name: torch.from_numpy(array) for name, array in state.items()}
     torch.save(tensors, made["torch"])
@@ -84,8 +84,7 @@ def _keras(folder: Path, net: Net, state: Weights) -> dict[str, Path]:
     """An LSTM as Keras 2 and Keras 3 write it: (inputs, gates), one bias."""
     import zipfile
 
-    import h5py
-
+    h5py: Any = import_module("h5py")
     w, r, *biases = state.values()
     arrays = [w.T, r.T, biases[0] + biases[1]]
     layers = [

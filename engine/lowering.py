@@ -102,6 +102,8 @@ class Lowering:
         The arithmetic: float32 or float64. Every floating value has it.
     carry : bool
         Recurrent operators that start from a known state keep it from call to call.
+    sketch : bool
+        What is asked for is what follows from shapes and tags: constants are not laid out, nor copies worked out.
     within : bool
         The walk is in a body that runs more than once, or not always.
     slots : dict
@@ -128,11 +130,12 @@ class Lowering:
         real: np.dtype[Any],
         *,
         carry: bool = False,
+        sketch: bool = False,
         owned: frozenset[tuple[str, str]] = frozenset(),
         squeezed: dict[str, tuple[int, ...]] | None = None,
         precision: str = "float32",
     ) -> None:
-        self.graph, self.real, self.carry, self.owned = graph, real, carry, owned
+        self.graph, self.real, self.carry, self.sketch, self.owned = graph, real, carry, sketch, owned
         self.precision = precision
         self.tiers: dict[str, str] = {}
         self.squeezed = {} if squeezed is None else squeezed
@@ -349,8 +352,7 @@ class Lowering:
         if held is None:
             self.proportionate(value.size, value.shape)
             dtype = self.real if value.dtype.kind == "f" else value.dtype
-            data = pack.aligned_empty(value.size, dtype)
-            data[:] = value.reshape(-1)
+            data = None if self.sketch else pack.aligned(value, dtype)
             buffer = Buffer("const", np.dtype(dtype), value.size, data=data)
             held = (value, View.whole(buffer, value.shape))
             self._constants[id(value)] = held
@@ -399,6 +401,9 @@ class Lowering:
 
     def copy(self, node: Node, source: View, target: View) -> View:
         """Copy elements between views of one shape; returns `target`."""
+        if self.sketch:
+            self.emit("copy", node, {0: source, 4: target})
+            return target
         shape, (ss, ts) = collapse(source.shape, source.strides, target.strides)
         if len(shape) > MAX_NDIM:
             raise self.unsupported(node, f"moves {len(shape)} axes at once; at most {MAX_NDIM} are supported")
@@ -417,7 +422,10 @@ class Lowering:
         weights: Weights | None = None,
     ) -> Instruction:
         """Append a kernel call."""
-        instruction = Instruction(kernel, node, dict(p), [int(v) for v in n], [float(v) for v in f], weights)
+        if self.sketch:
+            instruction = Instruction(kernel, node, dict(p), list(n), list(f), weights)
+        else:
+            instruction = Instruction(kernel, node, dict(p), [int(v) for v in n], [float(v) for v in f], weights)
         self.instructions.append(instruction)
         return instruction
 

@@ -149,7 +149,7 @@ class Thaw:
         self.new = graph.blank()
         self.names: dict[str, str] = {}
         self.relative: set[str] = set()  # slices that end where the frames do, or so many after them
-        self.walk = Lowering(self.new, ctx.real, carry=True, squeezed=dict(ctx.squeezed))
+        self.walk = Lowering(self.new, ctx.real, carry=True, sketch=True, squeezed=dict(ctx.squeezed))
         whats = {place: what for what, places in axes.items() for place in places}
         for port in graph.inputs:
             value = ctx.values[port.name]

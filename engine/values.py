@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -106,8 +106,17 @@ class View:
         )
 
     def with_(self, **changes: Any) -> View:
-        """A copy with other fields."""
-        return replace(self, **changes)
+        """A copy with other fields: what `dataclasses.replace` gives, in a fraction of the time."""
+        get = changes.pop
+        view = View(
+            get("buffer", self.buffer),
+            get("shape", self.shape),
+            get("strides", self.strides),
+            get("tags", self.tags),
+            get("offset", self.offset),
+        )
+        assert not changes
+        return view
 
 
 @dataclass(eq=False, repr=False)

@@ -124,7 +124,7 @@ def walk(
     precision: str = "float32",
 ) -> Lowering:
     """Lower the graph, or what `outputs` need of it, for these shapes, with tags on every axis."""
-    ctx = Lowering(graph, real, carry=True, squeezed=dict(squeezed or {}), precision=precision)
+    ctx = Lowering(graph, real, carry=True, sketch=True, squeezed=dict(squeezed or {}), precision=precision)
     for port in graph.inputs:
         default = graph.defaults.get(port.name)
         if default is not None:

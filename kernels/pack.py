@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 __all__ = [
     "BLOCK",
     "ahead",
+    "aligned",
     "aligned_empty",
     "pack_gru",
     "pack_linear",
@@ -57,6 +58,15 @@ def aligned_empty(count: int, dtype: Any) -> Array:
 def ahead(steps: int, batch: int) -> int:
     """Steps whose sums over x a recurrent kernel does ahead: GS_AHEAD of abi.h."""
     return min(steps, 16, 64 // batch) if 1 <= batch <= 16 and steps >= 4 else 1
+
+
+def aligned(array: Array, dtype: Any) -> Array:
+    """The elements of `array` in C order from a cache line on: itself where it lies so, else a copy."""
+    if array.dtype == dtype and array.flags.c_contiguous and array.ctypes.data % _ALIGNMENT == 0:
+        return array.reshape(-1)
+    copy = aligned_empty(array.size, dtype)
+    copy[:] = array.reshape(-1)
+    return copy
 
 
 def scratch(steps: int, batch: int, hidden: int) -> int:
