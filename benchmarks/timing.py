@@ -80,10 +80,6 @@ class Rounds:
         """Over rounds."""
         return float(np.median(self.ns[name]))
 
-    def best(self, name: str) -> float:
-        """The fastest round: what the call costs when nothing disturbs it."""
-        return float(self.ns[name].min())
-
     def ratio(self, above: str, below: str) -> float:
         """Median of `above` ÷ `below`, formed round by round."""
         return float(np.median(self.ns[above] / self.ns[below]))
