@@ -93,9 +93,7 @@ class Writer:
 
     def bytes(self) -> bytes:
         """The file."""
-        import flatbuffers  # type: ignore[import-untyped]
-
-        builder = flatbuffers.Builder(1 << 20)
+        builder: Any = import_module("flatbuffers").Builder(1 << 20)
         builder.Finish(self.model.Pack(builder), b"TFL3")
         return bytes(builder.Output())
 
@@ -136,8 +134,8 @@ def tflite(net: Net, rows: int, eight: bool = False) -> bytes:
         writer.add("SPLIT", [axis, x], parts, numSplits=count)
         return parts
 
-    def unary(name: str, x: int) -> int:
-        return writer.apply(name, [x], (rows, hidden))
+    def unary(name: str, x: int, width: int = hidden) -> int:
+        return writer.apply(name, [x], (rows, width))
 
     def binary(name: str, x: int, y: int) -> int:
         return writer.apply(name, [x, y], (rows, hidden))
@@ -150,15 +148,9 @@ def tflite(net: Net, rows: int, eight: bool = False) -> bytes:
         held = [state(f"{kind}{k}") for kind in STATES[net.cell]]
         h = held[0][1]
         if net.cell == "gru":
-            reset, update = split(
-                unary_wide(
-                    writer,
-                    dense(joined(value, h, size), np.hstack([w, r])[: 2 * hidden], (b + c)[: 2 * hidden]),
-                    rows,
-                    2 * hidden,
-                ),
-                2,
-            )
+            both = slice(2 * hidden)
+            sums = dense(joined(value, h, size), np.hstack([w, r])[both], (b + c)[both])
+            reset, update = split(unary("LOGISTIC", sums, 2 * hidden), 2)
             own = binary("MUL", reset, dense(h, r[2 * hidden :], c[2 * hidden :]))
             new = unary("TANH", binary("ADD", dense(value, w[2 * hidden :], b[2 * hidden :]), own))
             results = [binary("ADD", new, binary("MUL", update, binary("SUB", h, new)))]
@@ -186,8 +178,3 @@ def tflite(net: Net, rows: int, eight: bool = False) -> bytes:
         zeros = writer.tensor((rows, hidden), data=np.zeros((rows, hidden), np.float32))
         writer.add("ASSIGN_VARIABLE", [handle, zeros], [])
     return writer.bytes()
-
-
-def unary_wide(writer: Writer, x: int, rows: int, width: int) -> int:
-    """Sigmoids of several gates at once."""
-    return writer.apply("LOGISTIC", [x], (rows, width))
