@@ -126,6 +126,9 @@ def read_keras(source: Source) -> tuple[Weights, Spec]:
         held = _Held(read_hdf5(weights, name), name)
         del weights  # the arrays are what is left of it
         return _chain(config, held.by_class, name, _version(told))
+    except UnsupportedModelError as error:
+        error.hint = error.hint or "Export it as ONNX: model.export('model.onnx', format='onnx'), or tf2onnx"
+        raise
     except (GatestepError, OSError):
         raise
     except Exception as error:  # a configuration may hold anything anywhere

@@ -339,7 +339,7 @@ def test_what_is_no_chain() -> None:
         model = functional(layers, version)
         text = json.dumps(model)
         cut = text.replace('"a", 0, 0', '"in", 0, 0')
-        with pytest.raises(gatestep.UnsupportedModelError, match=r"Dense 'b'.*no chain"):
+        with pytest.raises(gatestep.UnsupportedModelError, match=r"Dense 'b'.*no chain. Export it as ONNX"):
             gatestep.load(write(layers, json.loads(cut)))
         model["config"]["output_layers"] = [["a", 0, 0]]
         with pytest.raises(gatestep.UnsupportedModelError, match="output_layers"):
