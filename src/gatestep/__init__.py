@@ -240,7 +240,7 @@ def _graph(
 
 def _load_file(source: Any, given: Mapping[str, Any], backend: str, threads: int, self_test: bool) -> Model:
     """The model of a `.gatestep` file, in which everything but the backend and the threads is settled."""
-    from gatestep._convert import load_file
+    from gatestep._stored import load_file
 
     named = [f"{name}=" for name, value in given.items() if value is not None]
     if named:

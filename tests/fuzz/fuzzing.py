@@ -7,6 +7,7 @@ keeps the bytes.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import faulthandler
 import json
 import os
@@ -156,8 +157,10 @@ def main() -> int:
             if path.is_file() and path.suffix in KINDS and path.stat().st_size < MOST_BYTES:
                 files[str(path.relative_to(options.add))] = path.read_bytes()
     files = {name: data for name, data in files.items() if options.only in name}
-    for module in ("gatestep.importers.onnx", "gatestep.importers.weights", "gatestep.importers.pt2"):
-        __import__(module)  # once, not in every fork
+    for data in files.values():  # what reads and runs them is imported once, not in every fork
+        with warnings.catch_warnings(), contextlib.suppress(gs.GatestepError):
+            warnings.simplefilter("ignore")
+            gs.load(data)
     outcomes: dict[str, int] = {}
     findings = []
     end = time.monotonic() + 60 * options.minutes
