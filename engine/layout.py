@@ -79,6 +79,8 @@ class Layout:
         Why rows cannot be computed side by side.
     squeezed : dict
         As in `Lowering`.
+    slides : bool
+        Time, where there is one, is what windows slide along: no recurrent operator says so.
     memories : Memories
         The graph of a stream, where that is another than the file's, and how late its results are.
     """
@@ -99,6 +101,7 @@ class Layout:
     state_batch: dict[str, tuple[int, ...]] = field(default_factory=dict)
     batch_blocker: str = ""
     squeezed: dict[str, tuple[int, ...]] = field(default_factory=dict)
+    slides: bool = False
 
     def wanted(self, graph: Graph) -> list[str]:
         """Values that a step computes."""

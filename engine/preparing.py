@@ -45,10 +45,10 @@ def prepared(
 
         graph = scanned(graph, real)
     converted(graph, real)
-    if len(graph.inputs) > 1:
-        from .uniting import united
+    if len(graph.inputs) > 1 and any(not isinstance(dim, int) for port in graph.inputs for dim in port.shape or ()):
+        from .alike import alike
 
-        graph = united(graph, real)
+        graph = alike(graph, real)
     ops = operators(graph)
     if "ReduceMean" in ops:
         from .normalising import normalised

@@ -14,11 +14,12 @@ from typing import Any
 import numpy as np
 
 from .banded import banded
-from .causality import crosses, hindsight, misfit, restarts, squares, varies
+from .blockers import blocker, unsized
+from .causality import crosses, misfit
 from .errors import GatestepError, ShapeError, UnsupportedModelError
 from .graph import SLIDING, Graph
 from .layout import Axes, Layout
-from .lowering import BATCH, TIME, Lowering, Mixing, NeedsValue, ancestors, needed
+from .lowering import BATCH, TIME, Lowering, NeedsValue, ancestors, needed
 from .memories import Memories
 from .states import pair_by_name, repeats, trace
 from .values import Value, View
@@ -59,6 +60,7 @@ def analyse(graph: Graph, real: np.dtype[Any], states: Mapping[str, str] | None 
                 found = analysed(other, real, states, held)
                 if found.blocker is None and (not held or found.states_in()):
                     return found
+    layout.blocker = unsized(graph, layout, layout.blocker)
     return layout
 
 
@@ -84,6 +86,7 @@ def analysed(graph: Graph, real: np.dtype[Any], states: Mapping[str, str], held:
     time = {p.name: axis_of(ctx, tags_of(ctx, p.name), TIME) for p in graph.inputs}
     if all(axis is None for axis in time.values()):
         time |= slid(graph, ctx)
+        layout.slides = True
         tagged(ctx, time, TIME)
     batch = {p.name: axis_of(ctx, tags_of(ctx, p.name), BATCH) for p in graph.inputs}
     ports = {p.name: p for p in graph.inputs}
@@ -138,8 +141,11 @@ def analysed(graph: Graph, real: np.dtype[Any], states: Mapping[str, str], held:
     ctx = walk(graph, real, shapes, layout.wanted(graph), layout.squeezed)  # now without what only hands states on
     tagged(ctx, time, TIME)
     tagged(ctx, batch, BATCH)
-    frames = {name: axis for name, axis in time.items() if axis is not None and name not in layout.states_in()}
-    lengths = {ports[name].shape[axis] for name, axis in frames.items()}  # type: ignore[index]
+    lengths = {
+        ports[name].shape[axis]  # type: ignore[index]
+        for name, axis in time.items()
+        if axis is not None and name not in layout.states_in()
+    }
     layout.blocker = layout.blocker or blocker(graph, ctx, layout, lengths, states)
     lasts = any(is_in(ctx.root(m.tag), TIME) for m in ctx.lasts)
     outputs_timed = all(layout.axes[p.name].time is not None for p in graph.outputs if p.name in layout.axes)
@@ -383,71 +389,3 @@ def assign_axes(
         free = free and (port in graph.inputs or any(axes.batch is not None for axes in layout.axes.values()))
         keep = b if layout.free_batch or free else None
         layout.axes[port.name] = Axes(None, keep, tuple(k for k in ones if k != keep))
-
-
-def blocker(
-    graph: Graph, ctx: Lowering, layout: Layout, lengths: set[Any], given: Mapping[str, str]
-) -> GatestepError | None:
-    """Why the model does not stream, if it does not."""
-
-    def refuse(mixing: Mixing, why: str) -> UnsupportedModelError:
-        return UnsupportedModelError(
-            why, source=graph.source, node=mixing.node.label, hint="Use run(frames) or model(x) on whole recordings"
-        )
-
-    for choice in ctx.choices:
-        # What an input says for a whole recording, it would say frame by frame; what a frame says is the model's own.
-        told = sorted(name for name in choice.inputs if layout.axes.get(name, Axes()).time is None)
-        if layout.timed or any(ctx.values[name].dtype.kind != "f" for name in told):
-            values = ", ".join(f"{name!r}: ..." for name in told)
-            return UnsupportedModelError(
-                f"does not stream: it chooses what runs by {' and '.join(map(repr, told)) or 'the frames'}",
-                source=graph.source,
-                node=choice.node.label,
-                hint=f"Load it with bind={{{values}}}" if told else "Use run(frames) or model(x) on whole recordings",
-            )
-    mixing = next((m for m in ctx.mixings if is_in(ctx.root(m.tag), TIME)), None)
-    backwards = next((m for m in ctx.mixings if "backwards" in m.reason), None)
-    if layout.timed:
-        mixing = mixing or misfit(ctx) or restarts(graph, ctx, layout, given) or hindsight(graph, ctx)
-        mixing = (
-            mixing or squares(graph, ctx, layout) or varies(graph, ctx, layout.wanted(graph), TIME, layout.memories.hop)
-        )
-    if layout.timed and mixing is not None:
-        return refuse(mixing, f"does not stream: it {mixing.reason}")
-    if backwards is not None:
-        return refuse(backwards, f"does not stream: it {backwards.reason}")
-    if not layout.timed:
-        frozen = [n for n in lengths if isinstance(n, int) and n != 1]
-        kept = {key for key, state in ctx.slots if (key, state) not in layout.owned}
-        steps = [run.steps for run in ctx.runs if run.node.key in kept and run.steps != 1]
-        if frozen or steps:
-            length = (frozen or steps)[0]
-            where = next((m for m in ctx.mixings if is_in(ctx.root(m.tag), TIME)), None)
-            return UnsupportedModelError(
-                f"does not stream: the file fixes {length} time steps per call",
-                source=graph.source,
-                node=where.node.label if where else None,
-                hint="Export it with a dynamic time axis, or with its states as inputs and outputs",
-            )
-    for port in graph.inputs:
-        if port.name not in layout.axes or port.optional:
-            continue
-        axes = layout.axes[port.name]
-        shape = port.shape or ()
-        free = [d for k, d in enumerate(shape) if not isinstance(d, int) and k not in (axes.time, axes.batch)]
-        if free:
-            return UnsupportedModelError(
-                f"does not stream: dimension {free[0]!r} of input {port.name!r} is free, and is neither time nor batch",
-                source=graph.source,
-                hint=f"Say how large it is with load(..., shapes={{{port.name!r}: (...)}})",
-            )
-    window = next((m for m in ctx.mixings if m.node.op in SLIDING), None)
-    if window is not None and not layout.timed and not ctx.slots and not layout.carried and not layout.states:
-        return UnsupportedModelError(
-            "does not stream: the file fixes what its windows slide over and keeps no state, so each call stands alone",
-            source=graph.source,
-            node=window.node.label,
-            hint="Export it with a dynamic time axis, or use model(x)",
-        )
-    return None

@@ -17,7 +17,7 @@ from .graph import Graph
 from .lowering import Lowering
 from .values import MOST_AXES, Buffer, Merged, Tag, View
 
-__all__ = ["axis_of", "axis_tag", "is_in", "port_shapes", "tagged", "tags_of", "unused", "walk"]
+__all__ = ["axis_of", "axis_tag", "begun", "is_in", "port_shapes", "tagged", "tags_of", "unused", "walk"]
 
 #: More free dimensions than this no file has for good reasons.
 MOST_FREE = 24
@@ -124,6 +124,19 @@ def walk(
     precision: str = "float32",
 ) -> Lowering:
     """Lower the graph, or what `outputs` need of it, for these shapes, with tags on every axis."""
+    ctx = begun(graph, real, shapes, squeezed, precision)
+    ctx.run([port.name for port in graph.outputs] if outputs is None else outputs)
+    return ctx
+
+
+def begun(
+    graph: Graph,
+    real: np.dtype[Any],
+    shapes: Mapping[str, tuple[int, ...]],
+    squeezed: Mapping[str, tuple[int, ...]] | None = None,
+    precision: str = "float32",
+) -> Lowering:
+    """A walk that has its inputs, and nothing yet of what is made of them."""
     ctx = Lowering(graph, real, carry=True, sketch=True, squeezed=dict(squeezed or {}), precision=precision)
     for port in graph.inputs:
         default = graph.defaults.get(port.name)
@@ -134,7 +147,6 @@ def walk(
         shape = shapes[port.name]
         buffer = Buffer("input", dtype, int(np.prod(shape)), name=port.name)
         ctx.values[port.name] = View.whole(buffer, shape, tuple(axis_tag(port.name, k) for k in range(len(shape))))
-    ctx.run([port.name for port in graph.outputs] if outputs is None else outputs)
     return ctx
 
 
