@@ -145,6 +145,16 @@ def test_another_version_analyses_afresh(original: Path) -> None:
     assert gs.load(sealed(header, arrays)).run(FRAMES).tobytes() == gs.load(original).run(FRAMES).tobytes()
 
 
+@pytest.mark.parametrize("precision", ["w4", "auto", 8, None, ["w8"], {"list": ["w8"]}])
+def test_a_precision_that_there_is_not(original: Path, precision: Any) -> None:
+    header, arrays = opened(original.read_bytes())
+    header["options"]["map"] = [
+        [name, precision if name == "precision" else value] for name, value in header["options"]["map"]
+    ]
+    with pytest.raises(ModelFormatError, match="not what gatestep writes"):
+        gs.load(sealed(header, arrays))
+
+
 def test_double_precision_and_options_are_kept(tmp_path: Path) -> None:
     gs.convert(weights(), tmp_path / "m", spec=SPEC, dtype="float64")
     model = gs.load(tmp_path / "m")
