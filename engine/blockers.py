@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
+
 from .causality import hindsight, misfit, restarts, squares, varies
 from .errors import GatestepError, ShapeError, UnsupportedModelError
 from .graph import SLIDING, Graph
 from .layout import Axes, Layout
 from .lowering import TIME, Lowering, Mixing
-from .walk import is_in
+from .values import View
+from .walk import axis_tag, is_in
 
 __all__ = ["blocker", "unsized"]
 
@@ -66,12 +69,17 @@ def blocker(
             continue
         axes = layout.axes[port.name]
         shape = port.shape or ()
-        free = [d for k, d in enumerate(shape) if not isinstance(d, int) and k not in (axes.time, axes.batch)]
+        free = [k for k, d in enumerate(shape) if not isinstance(d, int) and k not in (axes.time, axes.batch)]
         if free:
+            count = counted(graph, ctx, port.name, free[0])
+            sizes = tuple(d if isinstance(d, int) else count if k == free[0] else None for k, d in enumerate(shape))
+            unrolled = f"It is unrolled: {count} of it are read by their numbers. " if count else ""
+            asked = f"{{{port.name!r}: {sizes if count else '(...)'}}}"
+            dim = f"dimension {shape[free[0]]!r} of input {port.name!r}"
             return UnsupportedModelError(
-                f"does not stream: dimension {free[0]!r} of input {port.name!r} is free, and is neither time nor batch",
+                f"does not stream: {dim} is free, and is neither time nor batch",
                 source=graph.source,
-                hint=f"Say how large it is with load(..., shapes={{{port.name!r}: (...)}})",
+                hint=f"{unrolled}Say how large it is with load(..., shapes={asked})",
             )
     window = next((m for m in ctx.mixings if m.node.op in SLIDING), None)
     if window is not None and not layout.timed and not ctx.slots and not layout.carried and not layout.states:
@@ -113,3 +121,16 @@ def unsized(graph: Graph, layout: Layout, error: GatestepError) -> GatestepError
         value=error.value,
         hint=f"{error.hint}; is dimension {name} of {port.name!r} not time but one call, say how large with {said}",
     )
+
+
+def counted(graph: Graph, ctx: Lowering, port: str, axis: int) -> int | None:
+    """How many elements of an axis a graph takes one by one, as a traced loop over frames does; None if not all."""
+    taken = set()
+    for node in graph.nodes:
+        if node.op != "Gather":
+            continue
+        value, index = (ctx.values.get(name) for name in node.inputs)
+        if isinstance(value, View) and isinstance(index, np.ndarray) and index.size == 1:
+            own = ctx.root(value.tags[node.attrs["axis"]]) == ctx.root(axis_tag(port, axis))
+            taken |= {int(index.item())} if own else set()
+    return len(taken) if len(taken) > 1 and taken == set(range(len(taken))) else None

@@ -199,3 +199,16 @@ def test_a_plain_rnn(nonlinearity: str, layers: int, batch_first: bool, bidirect
     assert len(cells) == layers * (1 + (bidirectional and dynamo))
     assert not {node.op for node in model.graph.nodes} & {"Tanh", "Relu"}
     assert model.streams is not bidirectional
+
+
+def test_a_number_of_frames_that_is_called_free(net: Any) -> None:
+    """A traced loop reads so many frames, whatever its file declares: the refusal says how many."""
+    n = net()
+    x, h = n.input("x", "T", 1, 3), n.graph.constant(np.zeros((1, 4), np.float32))
+    w, r = n.weights(3, 4), n.weights(4, 4)
+    for t in range(6):
+        h = n("Tanh", n("Add", n("MatMul", n("Gather", x, t), w), n("MatMul", h, r)))
+    n("Neg", h, out="y")
+    n.output("y")
+    with pytest.raises(gs.UnsupportedModelError, match=r"6 of it are read.*shapes=\{'x': \(6, None, 3\)\}"):
+        n.model().stream()
