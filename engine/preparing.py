@@ -63,7 +63,7 @@ def prepared(
         from .rolling import rolled
 
         graph = rolled(graph, real)
-    if cells:
+    if cells and not shapes:  # what the caller says is not freed again
         from .thawing import thawed
 
         graph = thawed(graph, real)

@@ -49,6 +49,12 @@ def analyse(graph: Graph, real: np.dtype[Any], states: Mapping[str, str] | None 
     states = states or {}
     layout = analysed(graph, real, states)
     if layout.blocker is None:
+        # What would come late as one recording may have been written for blocks, one per call.
+        if layout.late is not None and layout.states_in():
+            block = analysed(graph, real, states, True)
+            if block.blocker is None and block.late is None:
+                return block
+            layout.late = unsized(graph, layout, layout.late)
         return layout
     with contextlib.suppress(GatestepError, NeedsValue):
         values = surveyed(graph, real, port_shapes(graph, {})).values
@@ -97,6 +103,9 @@ def analysed(graph: Graph, real: np.dtype[Any], states: Mapping[str, str], held:
     ctx, layout.timed, layout.free_batch, layout.batch_blocker = freed(graph, real, ctx, time, batch, held)
     layout.squeezed = ctx.squeezed
     layout.lengths = only_lengths(graph)
+    fixed = all(isinstance(ports[name].shape[axis], int) for name, axis in batch.items() if axis is not None)  # type: ignore[index]
+    if fixed and not layout.free_batch and any(node.attrs.get("banded") for node in graph.nodes):
+        batch = dict.fromkeys(batch)  # rows of what runs over time are the bands of one frame
     mixing = {m.node.op for m in ctx.mixings if is_in(ctx.root(m.tag), TIME)} if layout.timed else set()
     if mixing and remembers(mixing):
         shapes = {p.name: ctx.values[p.name].shape for p in graph.inputs}

@@ -300,10 +300,10 @@ class Thaw:
         """What an axis is made of: sizes in the file, and what they are the sizes of."""
         tag: Tag = self.walk.root(now.tags[axis])
         parts = tag.parts if isinstance(tag, Merged) else ((tag, now.shape[axis]),)
-        found = [(self.frozen[part], part) if part in self.axes else (size, "") for part, size in parts]  # type: ignore[index]
+        found = [(self.frozen[part], part) if part in self.axes else (size, "") for part, size in parts]
         if math.prod(size for size, _ in found) != before:
             raise Refused("an axis of unknown parts")
-        return found  # type: ignore[return-value]
+        return found
 
     def expand(self, inputs: list[str]) -> None:
         """An axis that is free already needs no target."""

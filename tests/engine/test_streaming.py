@@ -173,7 +173,7 @@ def test_two_paths_along_frames_and_along_bands(net: Any) -> None:
     joined = n("Reshape", n("Transpose", bands, perm=(2, 0, 1, 3)), [0, 6, 6])
     n.layer("GRU", joined, 6, 2, name="frames", out="y")
     model, frames = n.output("y").model(), noise(T, 6, 4)
-    stream = model.stream(6)
+    stream = model.stream()
     assert set(stream.state) == {"frames.h"}
     np.testing.assert_allclose(stream.run(frames), n.evaluate({"x": frames})["y"], **CLOSE)
 

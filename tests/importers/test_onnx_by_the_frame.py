@@ -124,3 +124,62 @@ def test_a_recording_that_runs_backwards_is_no_frame() -> None:
     torch.onnx.export(Backwards(), args, buffer, input_names=["x", "h"], output_names=["y", "hn"], dynamo=False)
     with pytest.raises(gs.UnsupportedModelError, match="runs backwards in time"):
         gs.load(buffer.getvalue()).stream()
+
+
+class Blocks(nn.Module):
+    """Windows over a block of samples that lie over each other, and a recurrent layer whose states go on."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.encoder, self.decoder = nn.Conv1d(1, 8, 8, 4), nn.ConvTranspose1d(8, 1, 8, 4)
+        self.lstm = nn.LSTM(8, 8, batch_first=True)
+
+    def forward(self, x: Any, h: Any, c: Any) -> Any:
+        y = torch.relu(self.encoder(x))
+        z, (h, c) = self.lstm(y.transpose(1, 2), (h, c))
+        return self.decoder(z.transpose(1, 2) * y), h, c
+
+
+def test_a_block_with_states_by_hand_is_a_frame() -> None:
+    torch.manual_seed(3)
+    buffer, module = io.BytesIO(), Blocks().eval()
+    state = torch.zeros(1, 1, 8)
+    names = {"input_names": ["x", "h", "c"], "output_names": ["y", "hn", "cn"]}
+    torch.onnx.export(module, (torch.zeros(1, 1, 40), state, state), buffer, dynamo=False, **names)
+    model = gs.load(buffer.getvalue())
+    assert model.delay == 1  # as one recording
+    with pytest.raises(gs.UnsupportedModelError, match=r"looks 1 frames ahead.*shapes=\{'x': \(1, 1, n\)\}"):
+        model.stream()
+    stream, h, c = gs.load(buffer.getvalue(), shapes={"x": (1, 1, 40)}).stream(), state, state
+    for k in range(10):
+        block = torch.from_numpy(np.random.default_rng(k).standard_normal((1, 1, 40)).astype(np.float32))
+        with torch.no_grad():
+            want, h, c = module(block, h, c)
+        got = stream.step(block.numpy().reshape(stream.inputs[0].shape))
+        np.testing.assert_allclose(got.reshape(want.shape), want.numpy(), rtol=1e-4, atol=1e-6)
+
+
+class Intra(nn.Module):
+    """A recording: a layer over the bands of each frame in both directions, one over time for each band."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.intra, self.inter = nn.LSTM(6, 3, batch_first=True, bidirectional=True), nn.LSTM(6, 6, batch_first=True)
+
+    def forward(self, x: Any) -> Any:  # (1, T, BANDS, 6)
+        x = x + self.intra(x.reshape(-1, BANDS, 6))[0].reshape(1, -1, BANDS, 6)
+        y = self.inter(x.permute(0, 2, 1, 3).reshape(BANDS, -1, 6))[0]
+        return x + y.reshape(1, BANDS, -1, 6).permute(0, 2, 1, 3)
+
+
+def test_bands_are_no_batch() -> None:
+    torch.manual_seed(4)
+    buffer, module, x = io.BytesIO(), Intra().eval(), torch.randn(1, 11, BANDS, 6)
+    torch.onnx.export(
+        module, (x,), buffer, input_names=["x"], output_names=["y"], dynamic_axes={"x": {1: "T"}}, dynamo=False
+    )
+    stream = gs.load(buffer.getvalue()).stream()
+    with torch.no_grad():
+        want = module(x).numpy()[0]
+    got = np.stack([stream.step(frame.reshape(stream.inputs[0].shape)) for frame in x.numpy()[0]])
+    np.testing.assert_allclose(got.reshape(want.shape), want, rtol=1e-4, atol=1e-5)
