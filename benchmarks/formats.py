@@ -37,6 +37,7 @@ def write(folder: Path, net: Net) -> list[tuple[str, str, Path]]:
     state = dict(zip(_NAMES, net.stack[0][0], strict=True))
     made = {"onnx": folder / "layer.onnx", "onnx, external data": folder / "external.onnx"}
     made["onnx"].write_bytes(net.file())
+    (folder / "external.onnx.data").unlink(missing_ok=True)  # onnx.save appends
     onnx.save(
         onnx.load_from_string(net.file()),
         made["onnx, external data"],

@@ -32,21 +32,24 @@ def children():
 def status(field):
     with open("/proc/self/status") as file:
         return next(int(line.split()[1]) * 1024 for line in file if line.startswith(field + ":"))
+def load():
+    try:
+        if sys.argv[2] == "weights":
+            from gatestep.importers import weights
+            held = weights.read_weights(sys.argv[1])
+        else:
+            held = gatestep.load(sys.argv[1])
+    except gatestep.GatestepError as error:
+        return str(error)
+    return ""
 with open("/proc/self/clear_refs", "w") as file:
     file.write("5")  # the peak counts from here
 before = status("VmRSS")
+refused = load()
+peak = max(status("VmHWM"), children()) - before
 begin = time.perf_counter()
-try:
-    if sys.argv[2] == "weights":
-        from gatestep.importers import weights
-        held = weights.read_weights(sys.argv[1])
-    else:
-        held = gatestep.load(sys.argv[1])
-    refused = ""
-except gatestep.GatestepError as error:
-    refused = str(error)
-seconds = time.perf_counter() - begin
-print(json.dumps([seconds, max(status("VmHWM") - before, children() - before, 0), refused]))
+load()  # what reads such a file is imported by now
+print(json.dumps([time.perf_counter() - begin, max(peak, 0), refused]))
 """
 
 
@@ -59,7 +62,7 @@ class Loaded:
     file_bytes : int
         External data included.
     load_ms : float
-        Median over fresh processes, with what it takes to import what reads such a file.
+        Median over fresh processes, imports not counted.
     peak_bytes : int
         The most memory while it was loaded, less what the process had before; of a file of Keras also that of the
         process which opens it.
