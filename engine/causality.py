@@ -24,7 +24,18 @@ def crosses(graph: Graph, ctx: Lowering) -> Mixing | None:
     """What makes a row depend on its neighbours, or on how many there are."""
     notes = [*ctx.mixings, *ctx.lasts, *ctx.drops]
     crossing = next((m for m in notes if is_in(ctx.root(m.tag), BATCH)), None)
-    return crossing or varies(graph, ctx, [p.name for p in graph.outputs], BATCH)
+    return crossing or paired(graph, ctx) or varies(graph, ctx, [p.name for p in graph.outputs], BATCH)
+
+
+def paired(graph: Graph, ctx: Lowering) -> Mixing | None:
+    """The operator that sets every row against every other."""
+    for node in graph.nodes:
+        for name in node.outputs:
+            value = ctx.values.get(name)
+            tags = value.tags if isinstance(value, View) else ()
+            if sum(is_in(ctx.root(tag), BATCH) for tag in tags) > 1:
+                return Mixing(BATCH, node, "sets every row against every other")
+    return None
 
 
 def misfit(ctx: Lowering) -> Mixing | None:

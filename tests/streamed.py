@@ -74,18 +74,26 @@ def assert_streams(n: Any, model: Any, feeds: dict[str, np.ndarray], batch: int 
     mine = cut(model, feeds, T, rows)
     frames = framed(model, mine, batch)
     timed = {name for name in frames if layout.axes[name].time is not None}
+    frozen = any("time un-frozen" in note for note in model.graph.notes)
     stream, steps = model.stream(batch), []
     for t in range(T):
         step = stream.step({name: a[t] if name in timed else a for name, a in frames.items()})
         steps.append(step)
         if t == 0 and any(node.op == "Squeeze" and not node.inputs[1] for node in n.graph.nodes):
             continue  # with one frame, the file drops the axis of time as well: its other nodes mean other axes
+        if frozen and t + 1 < T:
+            continue  # with another number of frames than its own, the file means something else or nothing
         prefix = cut(model, mine, t + 1, rows)
         try:
             want = n.evaluate(prefix)
         except (ValueError, IndexError):  # the file does not take so few frames
             continue
         for name, got in step.items():
+            if np.isinf(want[name]).any():
+                continue  # the largest of no frames
+            time = layout.axes[name].time
+            if time is not None and want[name].ndim > time and want[name].shape[time] != t + 1:
+                continue  # frames cut off or added, at one end or the other, which the result does not say
             options = last(model, name, want[name], got, t + 1, batch)
             assert any(o.size == got.size and np.allclose(got.reshape(-1), o, **CLOSE) for o in options), (
                 t,
@@ -100,6 +108,21 @@ def assert_streams(n: Any, model: Any, feeds: dict[str, np.ndarray], batch: int 
         assert array.tobytes() == np.stack([step[name] for step in steps]).tobytes()
 
 
+def assert_rows(model: Any, feeds: dict[str, np.ndarray], rows: int) -> None:
+    """What each row gives by itself; for a file of one row, which says nothing of others."""
+    frames = framed(model, cut(model, feeds, T, rows), rows)
+    timed = {name for name in frames if model.layout.axes[name].time is not None}
+    together, alone = model.stream(rows), [model.stream() for _ in range(rows)]
+    for t in range(T):
+        given = {name: a[t] if name in timed else a for name, a in frames.items()}
+        got = together.step(given)
+        for k, stream in enumerate(alone):
+            own = {n: a[k] if model.layout.axes[n].batch is not None else a for n, a in given.items()}
+            for name, want in stream.step(own).items():
+                mine = got[name] if got[name].size == want.size else got[name].reshape(rows, -1)[k]
+                assert mine.tobytes() == want.tobytes(), (t, name, got[name], want)
+
+
 def assert_right(n: Any, feeds: dict[str, np.ndarray]) -> bool:
     """The property, or a refusal; whether it streams."""
     model = n.model()
@@ -111,7 +134,7 @@ def assert_right(n: Any, feeds: dict[str, np.ndarray]) -> bool:
         with pytest.raises(GatestepError, match=r"test\.net|'"):
             model.stream()
         return False
-    if model.layout.timed:
+    if model.layout.timed and model.hop == 1:  # test_memories has others
         feeds = sized(model, feeds)
         fixed = next(
             (
@@ -124,7 +147,8 @@ def assert_right(n: Any, feeds: dict[str, np.ndarray]) -> bool:
         alone = model.layout.free_batch or not isinstance(fixed, int) or fixed == 1
         assert_streams(n, model, feeds, None if alone else fixed)
         if model.layout.free_batch and any(axes.batch is not None for axes in model.layout.axes.values()):
-            assert_streams(n, model, feeds, 2)
+            freed = any("batch un-frozen" in note for note in model.graph.notes)
+            assert_rows(model, feeds, 2) if freed else assert_streams(n, model, feeds, 2)
     return True
 
 
