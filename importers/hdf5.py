@@ -29,7 +29,7 @@ from .source import Source, opened
 __all__ = ["Hdf5", "read_hdf5"]
 
 #: The time that any file is given, and how many bytes of a larger one a slow machine reads in another second.
-SECONDS = 30.0
+SECONDS = 10.0
 BYTES_PER_SECOND = 1 << 24
 #: The address space of Python, NumPy and h5py, with much to spare.
 MEMORY = 1 << 31
