@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from ..kernels import isa
+from .errors import GatestepError, NeedsValue
 from .graph import Dim, Graph, Port
 from .ops.recurrent import STANDARD
+from .walk import port_shapes, walk
 
 if TYPE_CHECKING:
     from .model import Model
@@ -70,14 +73,24 @@ def kept_lines(model: Model) -> list[str]:
     ]
 
 
+def shape_of(graph: Graph, name: str) -> tuple[int, ...]:
+    """The shape of weights, also where the file puts them together; of no axes where that is not known."""
+    array = graph.constants.get(name, graph.defaults.get(name))
+    if array is not None:
+        return array.shape
+    with contextlib.suppress(GatestepError, NeedsValue):
+        return walk(graph, np.dtype(np.float32), port_shapes(graph, {}), [name]).values[name].shape
+    return ()
+
+
 def node_lines(graph: Graph) -> list[str]:
     """Cells and control flow, in this graph and not in the bodies in it."""
     lines = []
     for node in graph.nodes:
         if node.op in ("LSTM", "GRU", "RNN"):
             extras = [node.attrs["direction"]] if node.attrs["direction"] != "forward" else []
-            weights = graph.constants.get(node.inputs[1], graph.defaults.get(node.inputs[1]))
-            size = f"{weights.shape[2]} -> " if weights is not None and weights.ndim == 3 else ""
+            weights = shape_of(graph, node.inputs[1])
+            size = f"{weights[2]} -> " if len(weights) == 3 else ""
             names = [name for name, _, _ in node.attrs["activations"]]
             usual = [*STANDARD[node.op]] * (len(names) // len(STANDARD[node.op]))
             extras += ["activations " + " ".join(names)] if names != usual else []

@@ -458,3 +458,15 @@ def test_exported_by_torch(kind: str, options: dict[str, Any], bias: bool, dynam
             frame = noise(1, F, seed=t)
             y, *states = module(torch.from_numpy(frame), *states)
             np.testing.assert_allclose(stream.step(frame[0]).reshape(-1), y[0].numpy(), **CLOSE)
+
+
+def test_the_summary_knows_sizes_of_weights_that_the_file_puts_together(net: Any) -> None:
+    n = net()
+    w = n("Unsqueeze", n("Concat", n.weights(4, 3), n.weights(8, 3), axis=0), [0])
+    n.cell("GRU", n.input("x", "T", "B", 3), 3, 4, out=["y", ""], name="enc")
+    (node,) = [node for node in n.graph.nodes if node.op == "GRU"]
+    place = n.graph.nodes.index(node)
+    n.graph.nodes[place] = type(node)(
+        node.op, (node.inputs[0], w, *node.inputs[2:]), node.outputs, node.attrs, node.name
+    )
+    assert "GRU 'enc' 3 -> 4" in str(n.output("y").model())
