@@ -65,7 +65,8 @@ def check_sdist(path: Path, files: dict[str, str]) -> list[str]:
     with tarfile.open(path) as archive:
         held = {name.partition("/")[2] for name in archive.getnames()}
     faults = [f"not in the sdist: {name}" for name in sorted({*files, "setup.py", "LICENSE", "README.md"} - held)]
-    generated = [name for name in held if name.endswith((".so", ".pyc", ".c"))]
+    compiled = {name.removesuffix(".pyx") for name in held if name.endswith(".pyx")}
+    generated = [name for name in held if name.endswith((".so", ".pyc")) or name.removesuffix(".c") in compiled]
     return faults + [f"must not be in the sdist: {name}" for name in sorted(generated)]
 
 
