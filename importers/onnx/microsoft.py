@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from .forms import FLOAT, FLOATS, INT, INTS, REQUIRED, STRING, Attr, Call, Form, flag, single
+from .forms import FLOAT, FLOATS, INT, REQUIRED, STRING, Attr, Call, Form, flag, single
 from .quantised import (
     FLOAT32,
     dequantised,
@@ -19,6 +19,7 @@ from .quantised import (
     scaled,
 )
 from .recurrent import ATTRS, activations, clip
+from .windows import CONV
 
 __all__ = ["FORMS"]
 
@@ -188,7 +189,7 @@ def fused_gemm(call: Call) -> None:
 
 def fused_conv(call: Call) -> None:
     x, w, b, z = call.inputs
-    attrs = {name: call.attrs[name] for name in _CONV}
+    attrs = {name: call.attrs[name] for name in CONV}
     (value,) = call.add("Conv", (x, w, b), **attrs)
     if z:
         (value,) = call.add("Add", (value, z))
@@ -237,14 +238,6 @@ def skip_layer_normalization(op: str) -> Callable[[Call], None]:
 _TRANS = {"transA": flag(), "transB": flag()}
 _ALPHA = {"alpha": Attr(FLOAT, 1.0)}
 _ACTIVATION = {"activation": Attr(STRING), "activation_alpha": Attr(FLOAT), "activation_beta": Attr(FLOAT)}
-_CONV = {
-    "auto_pad": Attr(STRING, "NOTSET", choices=("NOTSET", "SAME_UPPER", "SAME_LOWER", "VALID")),
-    "dilations": Attr(INTS),
-    "group": Attr(INT, 1),
-    "kernel_shape": Attr(INTS),
-    "pads": Attr(INTS),
-    "strides": Attr(INTS),
-}
 _EPSILON = {"epsilon": Attr(FLOAT, single(1e-12))}
 _AXIS = {"axis": Attr(INT, 1)}
 
@@ -264,7 +257,7 @@ _FORMS: dict[str, Form] = {
     "QLinearWhere": Form(1, qlinear_where, (9, 9)),
     "FusedMatMul": Form(1, fused_matmul, (2, 2), {**_TRANS, **_ALPHA, "transBatchA": flag(), "transBatchB": flag()}),
     "FusedGemm": Form(1, fused_gemm, (2, 3), {**_TRANS, **_ALPHA, "beta": Attr(FLOAT, 1.0), **_ACTIVATION}),
-    "FusedConv": Form(1, fused_conv, (2, 4), {**_CONV, "activation": Attr(STRING), "activation_params": Attr(FLOATS)}),
+    "FusedConv": Form(1, fused_conv, (2, 4), {**CONV, "activation": Attr(STRING), "activation_params": Attr(FLOATS)}),
     "Gelu": Form(1, gelu("none")),
     "BiasGelu": Form(1, gelu("none"), (2, 2)),
     "FastGelu": Form(1, gelu("tanh"), (1, 2)),

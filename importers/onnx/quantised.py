@@ -14,8 +14,9 @@ import numpy as np
 from ...engine.graph import Node
 from ...engine.ops import OPS
 from . import proto as onnx
-from .forms import INT, INTS, STRING, Attr, Call, Form, same
+from .forms import INT, Attr, Call, Form, same
 from .tensors import dtype_of, type_name
+from .windows import CONV
 
 __all__ = ["FORMS", "dequantised", "integer_product", "quantised", "requantised", "scaled"]
 
@@ -162,14 +163,6 @@ _BLOCK = {"block_size": Attr(INT, 0)}
 _TYPE = {"output_dtype": Attr(INT, 0)}
 #: In what the division is done: at least single precision.
 _PRECISION = {"precision": Attr(INT, 0, choices=(0, int(onnx.TensorProto.FLOAT)), harmless=True)}
-_CONV = {
-    "auto_pad": Attr(STRING, "NOTSET", choices=("NOTSET", "SAME_UPPER", "SAME_LOWER", "VALID")),
-    "dilations": Attr(INTS),
-    "group": Attr(INT, 1),
-    "kernel_shape": Attr(INTS),
-    "pads": Attr(INTS),
-    "strides": Attr(INTS),
-}
 
 FORMS: dict[str, tuple[Form, ...]] = {
     "QuantizeLinear": (
@@ -187,7 +180,7 @@ FORMS: dict[str, tuple[Form, ...]] = {
     ),
     "DynamicQuantizeLinear": (Form(11, dynamic_quantize_linear, outputs=3),),
     "MatMulInteger": (Form(10, same, (2, 4)),),
-    "ConvInteger": (Form(10, same, (2, 4), _CONV),),
+    "ConvInteger": (Form(10, same, (2, 4), CONV),),
     "QLinearMatMul": (Form(10, qlinear_matmul, (8, 8)),),
-    "QLinearConv": (Form(10, qlinear_conv, (8, 9), _CONV),),
+    "QLinearConv": (Form(10, qlinear_conv, (8, 9), CONV),),
 }

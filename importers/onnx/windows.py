@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from .forms import FLOAT, INT, INTS, REQUIRED, STRING, Attr, Call, Form, flag, same, single
 
-__all__ = ["FORMS"]
+__all__ = ["CONV", "FORMS"]
 
 
 def one_output(call: Call) -> None:
@@ -39,6 +39,8 @@ _WINDOW = {
     "pads": Attr(INTS),
     "strides": Attr(INTS),
 }
+#: Of every operator that convolves, quantised and fused ones too.
+CONV = {**_WINDOW, "kernel_shape": Attr(INTS), "dilations": Attr(INTS), "group": Attr(INT, 1)}
 _KERNEL = {**_WINDOW, "kernel_shape": Attr(INTS, REQUIRED)}
 _DILATED = {"ceil_mode": flag(), "dilations": Attr(INTS)}
 _EPSILON = {"epsilon": Attr(FLOAT, single(1e-5))}
@@ -46,9 +48,7 @@ _BATCH = {**_EPSILON, "momentum": Attr(FLOAT, single(0.9), harmless=True)}
 _MODES = ("constant", "reflect", "edge")
 
 FORMS: dict[str, tuple[Form, ...]] = {
-    "Conv": (
-        Form(7, same, (2, 3), {**_WINDOW, "kernel_shape": Attr(INTS), "dilations": Attr(INTS), "group": Attr(INT, 1)}),
-    ),
+    "Conv": (Form(7, same, (2, 3), CONV),),
     "MaxPool": (
         Form(7, max_pool, attrs=_KERNEL),
         Form(8, max_pool, attrs={**_KERNEL, "storage_order": Attr(INT, 0)}, outputs=2),

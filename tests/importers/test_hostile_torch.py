@@ -7,8 +7,6 @@ import os
 import pickle
 import random
 import struct
-import time
-import tracemalloc
 import zipfile
 from typing import Any
 
@@ -16,6 +14,7 @@ import numpy as np
 import pytest
 from gatestep.engine.errors import GatestepError, ModelFormatError, UnsupportedModelError
 from gatestep.importers.torch import read_torch
+from hostile import assert_refused
 
 #: Of processor time, with every allocation traced, which takes several times as long.
 SECONDS = 10.0
@@ -95,16 +94,7 @@ def archive(root: Any, *, compression: int = zipfile.ZIP_STORED, **entries: byte
 
 
 def refused(data: bytes, match: str | None = None, error: type[GatestepError] = GatestepError) -> None:
-    tracemalloc.start()
-    start = time.process_time()
-    try:
-        with pytest.raises(error, match=match):
-            read_torch(data)
-        peak = tracemalloc.get_traced_memory()[1]
-    finally:
-        tracemalloc.stop()
-    assert time.process_time() - start < SECONDS
-    assert peak < 3 * len(data) + SPARE
+    assert_refused(read_torch, data, match, error, SECONDS, SPARE)
 
 
 def test_the_assembler_makes_sound_files() -> None:

@@ -6,7 +6,6 @@ import contextlib
 import io
 import random
 import time
-import tracemalloc
 import zipfile
 from typing import Any
 
@@ -14,6 +13,7 @@ import pytest
 import torch
 from gatestep.engine.errors import GatestepError, ModelFormatError, UnsupportedModelError
 from gatestep.importers.torchscript import read_torchscript
+from hostile import assert_refused
 from torch import nn
 
 from .test_hostile_torch import Code, code, name, tensor
@@ -58,16 +58,7 @@ def archive(body: str = "return x", root: Any = None, **entries: bytes | None) -
 
 
 def refused(data: bytes, match: str | None = None, error: type[GatestepError] = GatestepError) -> None:
-    tracemalloc.start()
-    start = time.process_time()
-    try:
-        with pytest.raises(error, match=match):
-            read_torchscript(data)
-        peak = tracemalloc.get_traced_memory()[1]
-    finally:
-        tracemalloc.stop()
-    assert time.process_time() - start < SECONDS
-    assert peak < 3 * len(data) + SPARE
+    assert_refused(read_torchscript, data, match, error, SECONDS, SPARE)
 
 
 def test_the_assembler_makes_sound_files() -> None:
