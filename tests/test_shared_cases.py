@@ -6,7 +6,6 @@ import importlib
 import importlib.util
 import json
 import os
-import warnings
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 from adapter import open_model
+from node_cases import node_cases
 
 import gatestep as gs
 
@@ -165,21 +165,10 @@ def test_dtln_runs_its_622_blocks() -> None:
 # ---------------------------------------------------------------------- ONNX's own node tests
 
 
-def node_cases() -> list[Any]:
-    """The recurrent node tests that the onnx package makes."""
-    node = pytest.importorskip("onnx.backend.test.case.node")
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        for module in ("rnn", "gru", "lstm"):
-            importlib.import_module(f"onnx.backend.test.case.node.{module}")
-    return [
-        pytest.param(case, id=case.name)
-        for case in node._NodeTestCases
-        if case.name.split("_")[1] in ("rnn", "simple", "gru", "lstm")
-    ]
+CASES_OF_ONNX = node_cases("rnn gru lstm", "RNN GRU LSTM")
 
 
-@pytest.mark.parametrize("case", node_cases())
+@pytest.mark.parametrize("case", CASES_OF_ONNX, ids=lambda case: case.name)
 def test_onnx_node(case: Any) -> None:
     model = gs.load(case.model)
     ((inputs, outputs),) = case.data_sets
@@ -190,4 +179,4 @@ def test_onnx_node(case: Any) -> None:
 
 
 def test_there_are_eighteen_node_tests() -> None:
-    assert len(node_cases()) == 18
+    assert len(CASES_OF_ONNX) == 18

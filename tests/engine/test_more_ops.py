@@ -5,15 +5,15 @@ Each case runs twice: with its inputs at run time, by kernels, and as constants 
 
 from __future__ import annotations
 
-import importlib
-import warnings
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import onnx
 import pytest
+from node_cases import array, feeds_of, node_cases, of_constants
 from onnx import helper, numpy_helper
+from onnx_models import info, make
 
 import gatestep
 
@@ -34,7 +34,7 @@ MODULES = {
     "lpnormalization meanvariancenormalization": "LpNormalization MeanVarianceNormalization",
     "groupnormalization rmsnormalization": "GroupNormalization RMSNormalization",
 }
-OPS = {op for ops in MODULES.values() for op in ops.split()}
+CASES = node_cases(" ".join(MODULES), " ".join(MODULES.values()))
 #: What is refused, with a word of the reason: always, or only at run time.
 NEVER = {
     "test_equal_string": "STRING",
@@ -51,23 +51,6 @@ UNSIGNED = [
 REFUSED = {**NEVER, **dict.fromkeys([*UNSIGNED, "test_top_k_uint64"], "cannot convert uint")}
 
 
-def node_cases() -> list[Any]:
-    """The cases that the onnx package generates for these operators; functions written out are cases of others."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        package = importlib.import_module("onnx.backend.test.case.node")
-        for names in MODULES:
-            for name in names.split():
-                importlib.import_module(f"onnx.backend.test.case.node.{name}")
-        cases = list(package._NodeTestCases)
-    mine = [case for case in cases if OPS & {node.op_type for node in case.model.graph.node}]
-    return [case for case in mine if "_expanded" not in case.name]
-
-
-def array(value: Any) -> np.ndarray:
-    return numpy_helper.to_array(value) if isinstance(value, onnx.TensorProto) else value
-
-
 def check(case: Any, model: onnx.ModelProto, feeds: dict[str, np.ndarray], expected: list[Any]) -> None:
     results = gatestep.load(model)(feeds)
     for got, value in zip(results.values(), map(array, expected), strict=True):
@@ -77,11 +60,10 @@ def check(case: Any, model: onnx.ModelProto, feeds: dict[str, np.ndarray], expec
         np.testing.assert_allclose(got, value, rtol=case.rtol, atol=1e-5, strict=True)
 
 
-@pytest.mark.parametrize("case", node_cases(), ids=lambda case: case.name)
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 def test_node_case(case: Any) -> None:
-    names = [port.name for port in case.model.graph.input]
     for inputs, outputs in case.data_sets:
-        feeds = {name: array(value) for name, value in zip(names, inputs, strict=False)}
+        feeds = feeds_of(case, inputs)
         if case.name in REFUSED:
             with pytest.raises(gatestep.UnsupportedModelError, match=REFUSED[case.name]):
                 gatestep.load(case.model)(feeds)
@@ -89,17 +71,10 @@ def test_node_case(case: Any) -> None:
         check(case, case.model, feeds, outputs)
 
 
-@pytest.mark.parametrize("case", [c for c in node_cases() if c.name not in NEVER], ids=lambda case: case.name)
+@pytest.mark.parametrize("case", [case for case in CASES if case.name not in NEVER], ids=lambda case: case.name)
 def test_node_case_of_constants(case: Any) -> None:
-    names = [port.name for port in case.model.graph.input]
     for inputs, outputs in case.data_sets:
-        model = onnx.ModelProto()
-        model.CopyFrom(case.model)
-        del model.graph.input[:]
-        model.graph.initializer.extend(
-            numpy_helper.from_array(array(value), name) for name, value in zip(names, inputs, strict=False)
-        )
-        check(case, model, {}, outputs)
+        check(case, of_constants(case, inputs), {}, outputs)
 
 
 # ---------------------------------------------------------------------- frames, one at a time or none at all
@@ -255,30 +230,20 @@ def test_an_index_outside_is_an_error_that_names_the_node(net: Any, op: str, bad
         model({**feeds, "i": np.array([[0], [bad]])})
 
 
-def onnx_model(node: onnx.NodeProto, shape: Any, constants: dict[str, np.ndarray]) -> onnx.ModelProto:
-    """A model of one node over a float `x`."""
-    graph = helper.make_graph(
-        [node],
-        "g",
-        [helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, shape)],
-        [helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, None)],
-        [numpy_helper.from_array(value, name) for name, value in constants.items()],
-    )
-    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
-
-
 @pytest.mark.parametrize("keepdims", [0, 1])
 def test_log_sum_exp_does_not_overflow(keepdims: int) -> None:
     x = np.array([[1e30, 3e38], [-1e30, -3e38], [np.inf, 0], [-np.inf, -np.inf], [-np.inf, 2], [200, 200]], "f4")
     node = helper.make_node("ReduceLogSumExp", ["x", "axes"], ["y"], keepdims=keepdims)
-    got = gatestep.load(onnx_model(node, ["N", 2], {"axes": np.array([1])}))(x)
+    axes = {"axes": np.array([1])}
+    got = gatestep.load(make([node], [info("x", ["N", 2])], [info("y", None)], weights=axes, opset=18))(x)
     expected = np.logaddexp.reduce(x.astype("f8"), axis=1, keepdims=bool(keepdims))
     np.testing.assert_allclose(got, expected, rtol=1e-6)
 
 
 @pytest.mark.parametrize(("p", "expected"), [(1, [[0, 0], [0.25, -0.75]]), (2, [[0, 0], [0.316228, -0.948683]])])
 def test_what_is_all_zero_has_a_norm_to_divide_by(p: int, expected: list[list[float]]) -> None:
-    model = gatestep.load(onnx_model(helper.make_node("LpNormalization", ["x"], ["y"], p=p), ["N", 2], {}))
+    node = helper.make_node("LpNormalization", ["x"], ["y"], p=p)
+    model = gatestep.load(make([node], [info("x", ["N", 2])], [info("y", None)]))
     np.testing.assert_allclose(model(np.array([[0, 0], [1, -3]], "f4")), expected, rtol=1e-5)
 
 
@@ -294,7 +259,8 @@ def test_transposed_convolution(groups: int, spatial: tuple[int, ...], auto: str
     options: dict[str, Any] = {"strides": [2, 3][:rank], "dilations": [1, 2][:rank], "group": groups, "auto_pad": auto}
     if auto == "NOTSET":
         options |= {"pads": [1, 0, 3, 2][: 2 * rank], "output_padding": [1, 2][:rank]}
-    model = onnx_model(helper.make_node("ConvTranspose", ["x", "w", "b"], ["y"], **options), x.shape, constants)
+    node = helper.make_node("ConvTranspose", ["x", "w", "b"], ["y"], **options)
+    model = make([node], [info("x", x.shape)], [info("y", None)], weights=constants)
     session = runtime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
     (expected,) = session.run(None, {"x": x})
     np.testing.assert_allclose(gatestep.load(model)(x), expected, rtol=1e-4, atol=1e-5, strict=True)

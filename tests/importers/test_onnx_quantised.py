@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import importlib
 import logging
-import warnings
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -17,7 +15,8 @@ onnx = pytest.importorskip("onnx")
 ort = pytest.importorskip("onnxruntime")
 
 from gatestep.engine import oracle  # noqa: E402
-from onnx import TensorProto, helper, numpy_helper  # noqa: E402
+from node_cases import array, feeds_of, node_cases, of_constants  # noqa: E402
+from onnx import TensorProto, helper  # noqa: E402
 from onnx_models import info, make, read_onnx  # noqa: E402
 
 from gatestep import UnsupportedModelError, load  # noqa: E402
@@ -322,37 +321,21 @@ def test_quantised_lstm(attrs: dict[str, Any], per_channel: bool, dtype: Any) ->
 
 
 # ---------------------------------------------------------------------- the operators' own cases
-def node_cases() -> list[Any]:
-    names = "quantizelinear dequantizelinear dynamicquantizelinear matmulinteger convinteger qlinearconv qlinearmatmul"
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        package = importlib.import_module("onnx.backend.test.case.node")
-        for name in names.split():
-            importlib.import_module(f"onnx.backend.test.case.node.{name}")
-    mine = [case for case in package._NodeTestCases if case.name.removeprefix("test_").startswith(tuple(names.split()))]
-    return [case for case in mine if "_expanded" not in case.name]
-
-
-def array(value: Any) -> np.ndarray:
-    return numpy_helper.to_array(value) if isinstance(value, TensorProto) else value
+MODULES = "quantizelinear dequantizelinear dynamicquantizelinear matmulinteger convinteger qlinearconv qlinearmatmul"
+CASES = [case for case in node_cases(MODULES) if case.name.removeprefix("test_").startswith(tuple(MODULES.split()))]
 
 
 @pytest.mark.parametrize("constant", [False, True])
-@pytest.mark.parametrize("case", node_cases(), ids=lambda case: case.name)
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 def test_node_case(case: Any, constant: bool) -> None:
-    names = [port.name for port in case.model.graph.input]
     for inputs, outputs in case.data_sets:
-        x = {name: array(value) for name, value in zip(names, inputs, strict=True)}
-        model = onnx.ModelProto()
-        model.CopyFrom(case.model)
+        x, model = feeds_of(case, inputs), case.model
         if any(part in case.name for part in ("int4", "int2", "e4m3", "e5m2", "e2m1")):
             with pytest.raises(UnsupportedModelError, match="which is not supported"):
                 load(model)(x)
             continue
         if constant:
-            del model.graph.input[:]
-            model.graph.initializer.extend(numpy_helper.from_array(value, name) for name, value in x.items())
-            x = {}
+            x, model = {}, of_constants(case, inputs)
         for got, value in zip(load(model)(x).values(), map(array, outputs), strict=True):
             np.testing.assert_array_equal(got, value, strict=True)
 

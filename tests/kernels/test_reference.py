@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import importlib
 import json
-import warnings
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +10,7 @@ import numpy as np
 import onnx
 import pytest
 from gatestep.kernels import reference
+from node_cases import node_cases
 
 _MODELS = Path(__file__).resolve().parents[2].parent / "shared" / "models"
 _NEED_ALPHA = {"affine", "leakyrelu", "thresholdedrelu", "scaledtanh", "hardsigmoid", "elu"}
@@ -83,18 +81,10 @@ def run_node(node: onnx.NodeProto, values: Arrays) -> Arrays:
     return dict(zip(node.output, [y, *states], strict=False))
 
 
-def _node_tests() -> Iterator[Any]:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        package = importlib.import_module("onnx.backend.test.case.node")
-        for module in ("rnn", "gru", "lstm"):
-            importlib.import_module(f"onnx.backend.test.case.node.{module}")
-    for case in package._NodeTestCases:  # type: ignore[attr-defined]
-        if case.model.graph.node[0].op_type in _ORDER:
-            yield pytest.param(case, id=case.name)
+_CASES = node_cases("rnn gru lstm", " ".join(_ORDER))
 
 
-@pytest.mark.parametrize("case", list(_node_tests()))
+@pytest.mark.parametrize("case", _CASES, ids=lambda case: case.name)
 def test_node_tests_of_onnx(case: Any) -> None:
     graph = case.model.graph
     for inputs, outputs in case.data_sets:
@@ -105,7 +95,7 @@ def test_node_tests_of_onnx(case: Any) -> None:
 
 
 def test_there_are_all_eighteen_node_tests() -> None:
-    assert len(list(_node_tests())) >= 18
+    assert len(_CASES) >= 18
 
 
 def _single_operators() -> list[Any]:
