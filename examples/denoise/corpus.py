@@ -26,7 +26,8 @@ def _words(text: str) -> tuple[str, ...]:
 
 
 LANGUAGES = _words(
-    "en-us en-gb en-gb-x-rp en-gb-x-gbclan en-029 en-us-nyc de nl sv fr-fr es es-419 it pt pt-br ro pl cs fi hu tr id"
+    "en-us en-gb en-gb-x-rp en-gb-x-gbclan en-029 en-us-nyc de nl sv fr-fr es es-419 it pt pt-br ro pl cs fi"
+    " hu tr id"
 )
 VARIANTS = _words(
     "f1 f2 f3 f5 m1 m2 m4 m5 m6 m7 m8 Alex Alicia Andrea Andy adam anika antonio aunty belinda benjamin"
@@ -268,7 +269,9 @@ def keyboard(rng: np.random.Generator) -> FloatArray:
 def crackle(rng: np.random.Generator) -> FloatArray:
     """Single-sample clicks as of an old record or a bad contact, over hiss."""
     clicks = np.where(rng.random(CLIP) < rng.uniform(5, 300) / RATE, rng.standard_normal(CLIP), 0)
-    return unit(clicks.astype(np.float32)) + rng.uniform(0.05, 0.7) * unit(tilted(rng, CLIP, rng.uniform(-4, 1)))
+    return unit(clicks.astype(np.float32)) + rng.uniform(0.05, 0.7) * unit(
+        tilted(rng, CLIP, rng.uniform(-4, 1))
+    )
 
 
 def alarm(rng: np.random.Generator) -> FloatArray:
@@ -277,8 +280,12 @@ def alarm(rng: np.random.Generator) -> FloatArray:
     pitch = (rng.uniform(300, 3000) * 2**sweep).astype(np.float32)
     tone = harmonics(rng, pitch, rng.integers(1, 5), rng.uniform(-12, -4))
     if rng.random() < 0.5:
-        tone = tone * (np.sin(2 * np.pi * rng.uniform(0.5, 4) * np.arange(CLIP) / RATE) > rng.uniform(-0.5, 0.5))
-    return unit(tone.astype(np.float32)) + rng.uniform(0.05, 0.6) * unit(tilted(rng, CLIP, rng.uniform(-6, 0)))
+        tone = tone * (
+            np.sin(2 * np.pi * rng.uniform(0.5, 4) * np.arange(CLIP) / RATE) > rng.uniform(-0.5, 0.5)
+        )
+    return unit(tone.astype(np.float32)) + rng.uniform(0.05, 0.6) * unit(
+        tilted(rng, CLIP, rng.uniform(-6, 0))
+    )
 
 
 def babble(rng: np.random.Generator) -> FloatArray:

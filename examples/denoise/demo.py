@@ -136,13 +136,19 @@ def draw(path: Path, panels: dict[str, FloatArray]) -> None:
 
 def main() -> None:
     """Parse the command line and run the demo."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument(
         "noisy", type=Path, nargs="?", help="wav to clean, mono 16-bit 16 kHz (default: the noisy.wav here)"
     )
     parser.add_argument("--clean", type=Path, help="what it should sound like, if known, for SI-SDR")
-    parser.add_argument("--model", type=Path, default=HERE / "denoiser.onnx", help="(default: denoiser.onnx here)")
-    parser.add_argument("--out", type=Path, default=HERE / "out", help="folder to write to (default: out here)")
+    parser.add_argument(
+        "--model", type=Path, default=HERE / "denoiser.onnx", help="(default: denoiser.onnx here)"
+    )
+    parser.add_argument(
+        "--out", type=Path, default=HERE / "out", help="folder to write to (default: out here)"
+    )
     arguments = parser.parse_args()
     if arguments.noisy is None:
         arguments.noisy, arguments.clean = HERE / "noisy.wav", HERE / "clean.wav"
@@ -157,7 +163,9 @@ def main() -> None:
         other = measured("onnxruntime", onnxruntime_step, onnx_file, noisy)
         bound = measured("onnxruntime, bound", onnxruntime_bound_step, onnx_file, noisy)
         worst = max(np.abs(cleaned - other).max(), np.abs(cleaned - bound).max())
-        print(f"largest difference between the outputs of gatestep and onnxruntime: {worst:.1e} of full scale")
+        print(
+            f"largest difference between the outputs of gatestep and onnxruntime: {worst:.1e} of full scale"
+        )
 
     panels = {"before": noisy, "after": cleaned}
     if arguments.clean is not None:

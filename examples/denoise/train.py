@@ -185,7 +185,9 @@ def train(mixer: Mixer, steps: int, batch: int, hidden: int, start: Path | None)
         running += loss.item()
         if (step + 1) % 100 == 0:
             elapsed = time.monotonic() - begin
-            print(f"step {step + 1:6d}/{steps}  loss {running / 100:.4f}  {elapsed / 60:5.1f} min", flush=True)
+            print(
+                f"step {step + 1:6d}/{steps}  loss {running / 100:.4f}  {elapsed / 60:5.1f} min", flush=True
+            )
             running = 0.0
     return network.folded(mean, deviation)
 
@@ -264,8 +266,12 @@ def make_test_wav(folder: Path) -> None:
 
 def main() -> None:
     """Parse the command line, train, export and evaluate."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--minutes", type=float, default=80, help="speech (and noise) to make (default: %(default)s)")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--minutes", type=float, default=80, help="speech (and noise) to make (default: %(default)s)"
+    )
     parser.add_argument("--steps", type=int, default=6000, help="updates, of 2 s each (default: %(default)s)")
     parser.add_argument("--batch", type=int, default=32, help="sequences in parallel (default: %(default)s)")
     parser.add_argument("--hidden", type=int, default=128, help="units of a layer (default: %(default)s)")
@@ -274,7 +280,9 @@ def main() -> None:
     parser.add_argument("--start", type=Path, help="go on from this denoiser.safetensors")
     parser.add_argument("--out", type=Path, default=HERE, help="folder of the files (default: this folder)")
     parser.add_argument("--make-test-wav", action="store_true", help="only write noisy.wav and clean.wav")
-    parser.add_argument("--evaluate", action="store_true", help="only print the held-out figures of denoiser.onnx")
+    parser.add_argument(
+        "--evaluate", action="store_true", help="only print the held-out figures of denoiser.onnx"
+    )
     arguments = parser.parse_args()
     arguments.out.mkdir(parents=True, exist_ok=True)
     if arguments.make_test_wav:

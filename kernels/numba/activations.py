@@ -50,7 +50,9 @@ def _exp2m1(f: Vector) -> Vector:
             f2,
             muladd(1.5403530441738513431e-4, f, 1.3333558146396001579e-3),
         )
-        high = muladd(4.4566755710138822318e-10, f2, muladd(7.0725861813463670926e-9, f, 1.0178051727399185754e-7))
+        high = muladd(
+            4.4566755710138822318e-10, f2, muladd(7.0725861813463670926e-9, f, 1.0178051727399185754e-7)
+        )
         return f * muladd(high, f8, muladd(middle, f4, low))
     f2 = f * f
     f4 = f2 * f2

@@ -277,7 +277,9 @@ def _lstm(shape: Shape) -> Pass:
     def projected(step: Step, backwards: Index) -> None:
         w = step.args.word(8)
         there = w.like(1) if always else w
-        hidden = step._replace(y=there.choose(step.scratch, step.y), y_stride=there.choose(padded, step.y_stride))
+        hidden = step._replace(
+            y=there.choose(step.scratch, step.y), y_stride=there.choose(padded, step.y_stride)
+        )
         gates(hidden, backwards)
         dense = step._replace(w=w, x=hidden.y, x_stride=hidden.y_stride)
         either(there, lambda: project(dense, w.like(0)), lambda: None)
@@ -381,7 +383,9 @@ def _gru_reset_before(shape: Shape) -> Pass:
 # ------------------------------------------------------------------------------------------------------- dense and RNN
 
 
-def _dense(shape: Shape, inputs: int, state: int, columns: int, activate: Callable[[Step, Vector], Vector]) -> Pass:
+def _dense(
+    shape: Shape, inputs: int, state: int, columns: int, activate: Callable[[Step, Vector], Vector]
+) -> Pass:
     """y = activate(bias + W x + R h): groups of four blocks, and a narrow one of what is left."""
     lanes = shape.kind.lanes
     layer = Layer(shape, WIDE * (1 + inputs + state), columns)
@@ -492,7 +496,9 @@ def _sequence(shape: Shape, step_pass: Pass) -> Callable[[Any], int]:
             for _ in range(awake):
                 x_now, y_now = x + time * x_time * real, y + time * y_time * real
                 c_now = c + first * width
-                one_step(Step(args, w, x_now, h, y_now, c_now, scratch, x_row, h_row, y_row, together), backwards)
+                one_step(
+                    Step(args, w, x_now, h, y_now, c_now, scratch, x_row, h_row, y_row, together), backwards
+                )
                 backwards = 1 - backwards
                 time += by
                 h, h_row = y_now, 0 if single else y_row

@@ -255,7 +255,9 @@ class Reals:
         mask = self.builder.icmp_signed("<", ir.Constant(wholes, list(range(self.kind.lanes))), limit)
         full_name = f"llvm.masked.{name}.v{self.kind.lanes}f{self.kind.bits}.p0"
         align = _LANE(self.kind.bits // 8)
-        return _call(self.builder, full_name, returns, *before, self._pointer(_vector(self.kind)), align, mask, *behind)
+        return _call(
+            self.builder, full_name, returns, *before, self._pointer(_vector(self.kind)), align, mask, *behind
+        )
 
     def everywhere(self) -> Vector:
         """The real that is here, in every lane."""
