@@ -345,8 +345,8 @@ def _is_cell(node: Node) -> bool:
         wanted["coupled"] = Literal["", "f=1-i", "i=1-f"]
     if node.op == "GRU":
         wanted["linear_before_reset"] = bool
-    # Of a cell that was recognised; of one in a stream that keeps frames.
-    others: dict[str, Any] = {"recognised": bool, "origin": tuple[str, ...], "wait": int, "made": bool}
+    # Of a cell that was recognised; of one along the bands of a frame; of one in a stream that keeps frames.
+    others: dict[str, Any] = {"recognised": bool, "origin": tuple[str, ...], "banded": bool, "wait": int, "made": bool}
     wanted |= {name: kind for name, kind in others.items() if name in node.attrs}
     return (
         node.attrs.keys() == wanted.keys()

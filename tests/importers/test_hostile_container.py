@@ -92,7 +92,17 @@ def loop(net: Any) -> Any:
     return n.output("last", "all")
 
 
-MAKERS: dict[str, Callable[[Any], Any]] = {"gru": gru, "cell": cell, "windows": windows, "loop": loop}
+def bands(net: Any) -> Any:
+    """An operator along the bands of a frame, and one along frames."""
+    n = net()
+    x = n("Transpose", n.input("x", "T", 4, 3), perm=(1, 0, 2))
+    along = n("Transpose", n.cell("GRU", x, 3, 2, direction="bidirectional")[0], perm=(2, 0, 1, 3))
+    y = n.cell("RNN", n("Reshape", along, [0, 4, 4], allowzero=0), 4, 2, out=["y4", "hn"])[0]
+    n("Squeeze", y, [1], out="y")
+    return n.output("y")
+
+
+MAKERS: dict[str, Callable[[Any], Any]] = {"gru": gru, "cell": cell, "windows": windows, "loop": loop, "bands": bands}
 
 
 class Files(dict[str, bytes]):
