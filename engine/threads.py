@@ -8,6 +8,7 @@ Work is counted in multiply-adds.
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Iterator, Sequence
 
@@ -52,15 +53,21 @@ def checked(threads: object, backend: str) -> int:
 
 
 def at_most() -> int:
-    """Processors that this process may use: more threads than that would wait for each other."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+    """Processors that this process may use: more threads than that would wait for each other.
+
+    Where a quota grants less time than that of all processors, as many threads as use it up: with more of them the
+    system stops the whole process for the rest of its period.
+    """
+    from .quotas import processors  # of no use to one thread
+
+    present = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(math.ceil(min(present, processors())), 1)
 
 
 def shared(instructions: Sequence[Instruction], threads: int) -> list[Instruction]:
     """The same calls, divided among up to `threads` threads where that pays."""
-    threads = min(threads, at_most())
+    if threads > 1:
+        threads = min(threads, at_most())
     if threads == 1:
         return list(instructions)
     result: list[Instruction] = []

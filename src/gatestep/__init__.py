@@ -121,10 +121,11 @@ def load(
         The arithmetic: float32 unless asked for. Ports keep the file's types (with "float64", floating ones are
         float64).
     threads : int
-        How many threads may share the work of a call, from 1 to 64; no more are used than there are processors. Results
-        are the same to the bit. Small layers stay on one thread, where a second would make them slower. What threads
-        share is the rows of a batch, the directions of a bidirectional layer, and large layers. One call of the
-        process at a time has the other threads; a call beside it runs on its own thread.
+        How many threads may share the work of a call, from 1 to 64; no more are used than the process may have
+        processors, by its affinity and by the quota of its container. Results are the same to the bit. Small layers
+        stay on one thread, where a second would make them slower. What threads share is the rows of a batch, the
+        directions of a bidirectional layer, and large layers. One call of the process at a time has the other threads;
+        a call beside it runs on its own thread.
     precision : {"float32", "w16", "w8", "bfloat16", "auto"}, optional
         What the weights of LSTM, GRU, RNN and dense layers are kept as: whole numbers of 16 or 8 bits with a scale for
         each output, or bfloat16. Smaller weights are read faster; what it costs in accuracy is in docs/precision.md,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import shutil
 import subprocess
@@ -16,6 +17,7 @@ from unittest.mock import patch
 
 import numpy as np
 import pytest
+from gatestep.engine import quotas
 from gatestep.engine import threads as rule
 from gatestep.engine.lowering import Instruction
 from hypothesis import HealthCheck, given, settings
@@ -191,6 +193,46 @@ def test_no_more_parts_than_processors(net: Any) -> None:
         model(frames)
     assert model.threads == 8
     assert not any(call.program.shared for call in model._calls.values())
+
+
+V1 = {"cpu.cfs_quota_us": "150000\n", "cpu.cfs_period_us": "100000\n"}
+FREE = {"cpu.cfs_quota_us": "-1\n", "cpu.cfs_period_us": "100000\n"}
+
+
+@pytest.mark.parametrize(
+    ("groups", "files", "limit"),
+    [
+        ("0::/\n", {"": {"cpu.max": "max 100000\n"}}, math.inf),
+        ("0::/\n", {"": {"cpu.max": "50000 100000\n"}}, 0.5),
+        ("0::/a/b\n", {"a": {"cpu.max": "200000 100000\n"}, "a/b": {"cpu.max": "max 100000\n"}}, 2),
+        ("0::/outside\n", {"": {"cpu.max": "300000 100000\n"}}, 3),
+        ("4:memory:/m\n3:cpuacct,cpu:/a\n", {"cpu/a": V1, "cpu": FREE}, 1.5),
+        ("3:cpu,cpuacct:/a\n", {"cpu,cpuacct/a": V1}, 1.5),
+        ("3:cpu:/outside\n", {"cpu": V1}, 1.5),
+        ("3:cpuset:/a\n", {"cpuset/a": V1, "cpu": V1}, math.inf),
+        ("1:cpu:/\n0::/\n", {"cpu": FREE, "unified": {"cpu.max": "100000 100000\n"}}, 1),
+        ("0::/\n", {"": {"cpu.max": "?"}}, math.inf),
+        ("", {}, math.inf),
+    ],
+)
+def test_quotas(groups: str, files: dict[str, dict[str, str]], limit: float, tmp_path: Path) -> None:
+    """Of both versions of control groups, of a group and of those that it is in, and in containers."""
+    (tmp_path / "proc/self").mkdir(parents=True)
+    (tmp_path / "proc/self/cgroup").write_text(groups)
+    for folder, held in files.items():
+        (tmp_path / "sys/fs/cgroup" / folder).mkdir(parents=True, exist_ok=True)
+        for name, text in held.items():
+            (tmp_path / "sys/fs/cgroup" / folder / name).write_text(text)
+    assert quotas.processors(tmp_path) == limit
+
+
+@pytest.mark.parametrize(("quota", "most"), [(0.5, 1), (1, 1), (1.5, 2), (64, 4), (math.inf, 4)])
+def test_a_quota_is_used_up_and_not_exceeded(quota: float, most: int) -> None:
+    with (
+        patch.object(quotas, "processors", lambda: quota),
+        patch.object(os, "sched_getaffinity", lambda _: {0, 1, 2, 3}),
+    ):
+        assert rule.at_most() == most
 
 
 def test_the_directions_of_a_layer_run_side_by_side(net: Any) -> None:
