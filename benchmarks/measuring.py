@@ -115,9 +115,11 @@ def measure(case: Case, names: Iterable[str], effort: Effort) -> Measured:
         wrong = {name: error for name, error in errors.items() if not error <= TOLERANCE[case.reduced]}
         if wrong:
             raise ArithmeticError(f"{case}: results differ from the definition: {wrong}")
-        timed = rounds({**{name: contender.timed for name, contender in made.items()}, **bounds.contenders}, effort)
+        timed = rounds(
+            {**{name: contender.timed for name, contender in made.items()}, **bounds.contenders}, effort, case.threads
+        )
         if case.carried:
-            single = each({name: contender.call for name, contender in made.items()}, effort)
+            single = each({name: contender.call for name, contender in made.items()}, effort, case.threads)
             tails = {name: float(np.percentile(ns, 99)) for name, ns in single.items()}
     limit = bounds.ns(timed)
     return Measured(
@@ -150,8 +152,8 @@ def measure_model(own: Own, mode: str, names: Iterable[str], effort: Effort) -> 
     bounded = mode == "step" and weight_bytes > 0
     if bounded:
         contending["read"] = reading(weight_bytes)
-    timed = rounds(contending, effort)
-    tails = each({name: runner.advance for name, runner in made.items()}, effort) if mode == "step" else {}
+    timed = rounds(contending, effort, own.threads)
+    tails = each({name: runner.advance for name, runner in made.items()}, effort, own.threads) if mode == "step" else {}
     return Measured(
         own.name,
         "",

@@ -10,7 +10,7 @@ import gc
 import timeit
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from time import perf_counter, perf_counter_ns, thread_time
+from time import perf_counter, perf_counter_ns, process_time, sleep, thread_time
 from typing import Any
 
 import numpy as np
@@ -29,6 +29,10 @@ ENOUGH = 5
 #: Rounds at most, as a multiple of those wanted, where they take less than SLICE seconds.
 REPEATS = 3
 SLICE = 0.01
+#: Where contenders have threads: what a turn spends on waiting for those of the one before, about; a look at whether
+#: they still spin, the part of it for which they may, and the longest wait. (ONNX Runtime's spin for 35 ms.)
+WAIT = 0.005
+GLANCE, SPINNING, MOST_WAIT = 0.002, 0.05, 0.2
 
 
 @dataclass(frozen=True)
@@ -94,16 +98,24 @@ def looped(statement: str, **names: Any) -> Timed:
     return timeit.Timer(statement, globals=names).timeit
 
 
-def rounds(contenders: Mapping[str, Timed], effort: Effort) -> Rounds:
+def rounds(contenders: Mapping[str, Timed], effort: Effort, threads: int = 1) -> Rounds:
     """Time all contenders by turns; each round begins with another one.
 
     A round in which the system gave the processor to somebody else says nothing about a contender. It is left out, and
     another one made, where rounds are short enough to fall between two such moments. If too few are left, all count.
+
+    With more `threads`, those of a contender may go on for a while after its turn, waiting for the next call, and keep
+    the processor from the next contender. So its turn begins when they sleep, and with calls that wake its own. Then
+    all rounds count: a caller that waits for its threads does not work, but is not disturbed.
     """
     names = list(contenders)
-    lengths = {name: _length(contenders[name], effort.round_seconds) for name in names}
+    pause = WAIT if threads > 1 else 0.0
+    lengths = {}
+    for name in names:
+        _rest(pause)
+        lengths[name] = _length(contenders[name], effort.round_seconds)
     slowest = max(seconds for _, seconds in lengths.values())
-    total = max(effort.least, int(effort.seconds / max(slowest, effort.round_seconds)))
+    total = max(effort.least, int(effort.seconds / (max(slowest, effort.round_seconds) + pause)))
     ns: dict[str, list[float]] = {name: [] for name in names}
     quiet: list[bool] = []
     most = total * (REPEATS if slowest < SLICE else 1)
@@ -112,14 +124,25 @@ def rounds(contenders: Mapping[str, Timed], effort: Effort) -> Rounds:
         quiet.append(True)
         for name in names[turn:] + names[:turn]:
             timed, (count, _) = contenders[name], lengths[name]
+            _rest(pause)
             if count > 1:
-                timed(WARM_UP)
+                timed(WARM_UP if threads == 1 else max(count, WARM_UP))
             begin, worked = perf_counter(), thread_time()
             ns[name].append(timed(count) / count * 1e9)
             worked, passed = thread_time() - worked, perf_counter() - begin
-            quiet[-1] &= worked > UNDISTURBED * passed
+            quiet[-1] &= worked > UNDISTURBED * passed or threads > 1
     kept = np.array(quiet) | (sum(quiet) < min(ENOUGH, effort.least))
     return Rounds({name: np.array(values)[kept] for name, values in ns.items()})
+
+
+def _rest(pause: float) -> None:
+    """Return when no thread of this process spins any more; at once where there is to be no `pause`."""
+    began = perf_counter()
+    while pause and perf_counter() - began < MOST_WAIT:
+        worked, at = process_time(), perf_counter()
+        sleep(GLANCE)
+        if process_time() - worked < SPINNING * (perf_counter() - at):
+            return
 
 
 def _length(timed: Timed, seconds: float) -> tuple[int, float]:
@@ -136,7 +159,7 @@ def _length(timed: Timed, seconds: float) -> tuple[int, float]:
     return calls, calls * once
 
 
-def each(calls: Mapping[str, Callable[[], object]], effort: Effort) -> dict[str, NDArray[np.float64]]:
+def each(calls: Mapping[str, Callable[[], object]], effort: Effort, threads: int = 1) -> dict[str, NDArray[np.float64]]:
     """Nanoseconds of single calls, by turns, without what reading the clock costs.
 
     Parameters
@@ -144,6 +167,8 @@ def each(calls: Mapping[str, Callable[[], object]], effort: Effort) -> dict[str,
     calls : mapping
         By name; each must be a function without arguments that does one call.
     effort : Effort
+    threads : int
+        Of each: see `rounds`.
 
     Returns
     -------
@@ -159,6 +184,7 @@ def each(calls: Mapping[str, Callable[[], object]], effort: Effort) -> dict[str,
     turns = 20
     for _ in range(turns):
         for name, call in calls.items():
+            _rest(WAIT if threads > 1 else 0.0)
             taken[name].append(_stamped(call, -(-sizes[name] // turns)))
     return {name: np.maximum(np.concatenate(parts) - clock, 0) for name, parts in taken.items()}
 
