@@ -8,7 +8,6 @@ then needs as many frames of the future. What comes of all frames, such as a mea
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import replace
 from fractions import Fraction
 from typing import Any, NamedTuple
 
@@ -84,7 +83,7 @@ class Ages:
 
     def __init__(self, graph: Graph, ctx: Lowering, time: Mapping[str, int | None], hop: int) -> None:
         self.graph, self.ctx, self.hop = graph, ctx, hop
-        self.result = replace(graph, nodes=[], constants=dict(graph.constants))
+        self.result = graph.with_(nodes=[], constants=dict(graph.constants))
         self.names: dict[str, str] = {}
         self.timed: dict[str, Timed] = {}
         self.shown: dict[str, Shown] = {}
@@ -114,7 +113,7 @@ class Ages:
         """Take over `node`, on what the stream has for its inputs, or on `names`."""
         names = names or {}
         inputs = tuple(names.get(name, self.here(name)) if name else "" for name in node.inputs)
-        self.result.nodes.append(replace(node, inputs=inputs, attrs={**node.attrs, **attrs}))
+        self.result.nodes.append(node.with_(inputs=inputs, attrs={**node.attrs, **attrs}))
 
     def number(self, array: Any) -> str:
         """A constant of the stream's graph."""

@@ -8,7 +8,6 @@ beside many fails as well, so that nothing is refused that the file can do.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -71,10 +70,10 @@ def with_names(graph: Graph) -> Graph:
     inputs = [
         port
         if port.shape is None
-        else replace(port, shape=tuple(f"{port.name}.{k}" if d is None else d for k, d in enumerate(port.shape)))
+        else port._replace(shape=tuple(f"{port.name}.{k}" if d is None else d for k, d in enumerate(port.shape)))
         for port in graph.inputs
     ]
-    return replace(graph, inputs=inputs)
+    return graph.with_(inputs=inputs)
 
 
 def alone(graph: Graph) -> Same:
@@ -130,10 +129,9 @@ def changed(graph: Graph, same: Same, named: Graph | None = None) -> Graph:
     def shaped(name: str, shape: tuple[Dim, ...] | None) -> tuple[Dim, ...] | None:
         return None if shape is None else tuple(settled(name, axis, dim) for axis, dim in enumerate(shape))
 
-    return replace(
-        graph,
-        inputs=[replace(port, shape=shaped(port.name, port.shape)) for port in graph.inputs],
-        outputs=[replace(port, shape=shaped("", port.shape)) for port in graph.outputs],
+    return graph.with_(
+        inputs=[port._replace(shape=shaped(port.name, port.shape)) for port in graph.inputs],
+        outputs=[port._replace(shape=shaped("", port.shape)) for port in graph.outputs],
     )
 
 

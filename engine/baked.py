@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import itertools
 from collections.abc import Iterator
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -40,7 +39,7 @@ def baked(graph: Graph, real: np.dtype[Any]) -> Iterator[tuple[Graph, Lowering]]
     dims = {(dim or (port.name, axis)): None for port in graph.inputs for axis, dim in enumerate(port.shape or ())}
     free = [dim for dim in dims if not isinstance(dim, int)]
     for dim, size in itertools.product(free[:MOST], numbers(graph)):
-        fixed = replace(graph, inputs=[sized(port, dim, size) for port in graph.inputs])
+        fixed = graph.with_(inputs=[sized(port, dim, size) for port in graph.inputs])
         with contextlib.suppress(GatestepError, NeedsValue):
             yield fixed, walk(fixed, real, port_shapes(fixed, {}))
 
@@ -57,4 +56,4 @@ def sized(port: Port, dim: Dim | tuple[str, int], size: int) -> Port:
     if port.shape is None:
         return port
     dims = (size if (have or (port.name, axis)) == dim else have for axis, have in enumerate(port.shape))
-    return replace(port, shape=tuple(dims))
+    return port._replace(shape=tuple(dims))

@@ -6,7 +6,6 @@ Networks with two paths have both. What tells them apart is the file: time has a
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -25,8 +24,8 @@ def banded(graph: Graph, real: np.dtype[Any], shapes: Mapping[str, tuple[int, ..
     """
 
     def marked(keys: set[str]) -> Graph:
-        nodes = [replace(n, attrs={**n.attrs, "banded": True}) if n.key in keys else n for n in graph.nodes]
-        return replace(graph, nodes=nodes)
+        nodes = [n.with_(attrs={**n.attrs, "banded": True}) if n.key in keys else n for n in graph.nodes]
+        return graph.with_(nodes=nodes)
 
     cells = {n.key: n for n in graph.nodes if n.op in ("LSTM", "GRU", "RNN") and not n.attrs.get("recognised")}
     keys = {key: n.inputs[0] for key, n in cells.items()}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -46,7 +45,7 @@ def bound(
                 f"{graph.source}: shapes={{{name!r}: {sizes}}} does not fit the input of shape {port.shape}"
             )
         dims = port.shape if port.shape is not None else (None,) * len(sizes)
-        ports[name] = replace(port, shape=tuple(d if n is None else n for n, d in zip(sizes, dims, strict=True)))
+        ports[name] = port._replace(shape=tuple(d if n is None else n for n, d in zip(sizes, dims, strict=True)))
     constants = dict(graph.constants)
     for name, value in (bind or {}).items():
         port = named(graph, ports, "bind", name)
@@ -59,8 +58,7 @@ def bound(
     if bind or shapes:
         # One name is one size, wherever it stands: a batch of one input is that of its states.
         fixed = symbols if shapes else {}
-        graph = replace(
-            graph,
+        graph = graph.with_(
             inputs=[settled(ports[port.name], fixed) for port in graph.inputs if port.name not in (bind or {})],
             outputs=[settled(port, fixed) for port in graph.outputs],
             defaults={name: value for name, value in graph.defaults.items() if name not in (bind or {})},
@@ -106,4 +104,4 @@ def settled(port: Port, symbols: Mapping[str, int]) -> Port:
     """`port` with the sizes that the names of its free dimensions stand for."""
     if port.shape is None or symbols.keys().isdisjoint(dim for dim in port.shape if isinstance(dim, str)):
         return port
-    return replace(port, shape=tuple(symbols.get(dim, dim) if isinstance(dim, str) else dim for dim in port.shape))
+    return port._replace(shape=tuple(symbols.get(dim, dim) if isinstance(dim, str) else dim for dim in port.shape))

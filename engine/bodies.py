@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -38,7 +37,7 @@ class _Forward:
     """One walk from the front: known branches in place, known values into bodies, bodies within."""
 
     def __init__(self, graph: Graph, top: bool) -> None:
-        self.graph = replace(graph, nodes=[], constants=dict(graph.constants), outputs=list(graph.outputs))
+        self.graph = graph.with_(nodes=[], constants=dict(graph.constants), outputs=list(graph.outputs))
         self.todo = deque(graph.nodes)
         self.ports = {port.name: port for port in graph.outputs}
         self.top = top
@@ -49,7 +48,7 @@ class _Forward:
     def run(self) -> Graph:
         while self.todo:
             node = self.todo.popleft()
-            node = replace(node, inputs=tuple(self.aliases.get(name, name) for name in node.inputs))
+            node = node.with_(inputs=tuple(self.aliases.get(name, name) for name in node.inputs))
             condition = self.known(node.inputs[0]) if node.op == "If" else None
             if condition is not None and condition.size == 1:
                 self.branch(node, node.attrs["then" if condition.reshape(-1)[0] else "orelse"])
@@ -59,7 +58,7 @@ class _Forward:
             self.graph.nodes.append(node)
             self.made.update((name, node) for name in node.outputs if name)
         self.graph.outputs = [
-            port if self.top else replace(port, name=self.aliases.get(port.name, port.name))
+            port if self.top else port._replace(name=self.aliases.get(port.name, port.name))
             for port in self.graph.outputs
         ]
         return self.graph
@@ -108,8 +107,7 @@ class _Forward:
         for name, value in aliases.items():
             behind += self.renamed(name, names.get(value, value))
         inner = (
-            replace(
-                node,
+            node.with_(
                 inputs=tuple(names.get(name, name) for name in node.inputs),
                 outputs=tuple(names.get(name, name) for name in node.outputs),
             )
@@ -143,12 +141,11 @@ class _Forward:
                     constants[names[port.name]] = value
             known = set(names)
             attrs[key] = simplified(
-                replace(
-                    body,
+                body.with_(
                     inputs=[port for port in body.inputs if port.name not in known],
-                    outputs=[replace(port, name=names.get(port.name, port.name)) for port in body.outputs],
+                    outputs=[port._replace(name=names.get(port.name, port.name)) for port in body.outputs],
                     nodes=[
-                        replace(inner, inputs=tuple(names.get(name, name) for name in inner.inputs))
+                        inner.with_(inputs=tuple(names.get(name, name) for name in inner.inputs))
                         for inner in body.nodes
                     ],
                     constants=constants,
@@ -156,7 +153,7 @@ class _Forward:
                 body=True,
             )
         left = tuple(name for name, value in zip(captured, values, strict=True) if value is None)
-        return replace(node, inputs=node.inputs[:first] + left, attrs=attrs)
+        return node.with_(inputs=node.inputs[:first] + left, attrs=attrs)
 
     def steady(self, node: Node) -> Node:
         """`node` without the states that every iteration hands on as they are: they are captured."""
@@ -170,13 +167,11 @@ class _Forward:
         for k in kept:
             if k < len(node.outputs) and node.outputs[k]:
                 self.todo.extendleft(self.renamed(node.outputs[k], node.inputs[lead + k]))
-        moved = replace(
-            body,
+        moved = body.with_(
             inputs=[*drop(body.inputs, gone_in), *(body.inputs[k] for k in sorted(gone_in))],
             outputs=drop(body.outputs, gone_out),
         )
-        return replace(
-            node,
+        return node.with_(
             inputs=(*drop(node.inputs, gone_in), *(node.inputs[k] for k in sorted(gone_in))),
             outputs=tuple(drop(node.outputs, set(kept))),
             attrs={**node.attrs, "body": moved, "states": count - len(kept)},
@@ -202,7 +197,7 @@ def pruned(graph: Graph) -> Graph:
             node = without_captures(node)
         nodes.append(node)
         used.update(filter(None, node.inputs))
-    return replace(graph, nodes=nodes[::-1])
+    return graph.with_(nodes=nodes[::-1])
 
 
 def without_results(node: Node, used: set[str]) -> Node:
@@ -226,15 +221,13 @@ def without_results(node: Node, used: set[str]) -> Node:
     if node.op == "Scan":
         for name in ("out_axes", "out_reverse"):
             attrs[name] = tuple(drop(node.attrs[name], {k - count for k in gone if k >= count}))
-    attrs["body"] = replace(
-        body,
+    attrs["body"] = body.with_(
         inputs=drop(body.inputs, {lead + k for k in gone if k < count}),
         outputs=drop(body.outputs, {out + k for k in gone}),
         nodes=needed(body, wanted, {}),
     )
     outputs = [node.outputs[k] if asked[k] else "" for k in range(len(asked))]
-    return replace(
-        node,
+    return node.with_(
         inputs=tuple(drop(node.inputs, {lead + k for k in gone if k < count})),
         outputs=tuple(drop(outputs, gone)),
         attrs=attrs,
@@ -262,5 +255,5 @@ def without_captures(node: Node) -> Node:
     attrs = dict(node.attrs)
     for key, body in node.bodies.items():
         offset = len(body.inputs) - count
-        attrs[key] = replace(body, inputs=drop(body.inputs, {offset + k for k in unread}))
-    return replace(node, inputs=tuple(drop(node.inputs, {first + k for k in unread})), attrs=attrs)
+        attrs[key] = body.with_(inputs=drop(body.inputs, {offset + k for k in unread}))
+    return node.with_(inputs=tuple(drop(node.inputs, {first + k for k in unread})), attrs=attrs)

@@ -57,10 +57,11 @@ be ``""``. ``Scan(*state, *xs, *captured)`` has ``body``, the numbers ``states``
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
+
+from .record import Record
 
 __all__ = ["ACTIVATING", "CELLS", "HOLDING", "SLIDING", "Dim", "Graph", "Node", "Port", "ancestors", "needed"]
 
@@ -76,8 +77,7 @@ SLIDING = frozenset("Conv ConvInteger QLinearConv MaxPool AveragePool ConvTransp
 Dim = int | str | None
 
 
-@dataclass(frozen=True)
-class Port:
+class Port(NamedTuple):
     """One input or output of a model.
 
     Attributes
@@ -97,18 +97,16 @@ class Port:
     optional: bool = False
 
 
-@dataclass
-class Node:
+class Node(Record):
     """One operator. `name` is the file's, for messages; `inputs` and `outputs` name values, ``""`` where left out.
 
     Nodes are never changed, but replaced.
     """
 
-    op: str
-    inputs: tuple[str, ...]
-    outputs: tuple[str, ...]
-    attrs: dict[str, Any]
-    name: str = ""
+    def __init__(
+        self, op: str, inputs: tuple[str, ...], outputs: tuple[str, ...], attrs: dict[str, Any], name: str = ""
+    ) -> None:
+        self.op, self.inputs, self.outputs, self.attrs, self.name = op, inputs, outputs, attrs, name
 
     @property
     def key(self) -> str:
@@ -120,29 +118,40 @@ class Node:
         """How messages call it: ``LSTM 'encoder'``."""
         return f"{self.op} {(self.name or self.key).lstrip(chr(0))!r}"
 
+    def renamed(self, names: Mapping[str, str]) -> Node:
+        """The same operator on values whose names are other ones."""
+        inputs, outputs = (tuple(names.get(name, name) for name in side) for side in (self.inputs, self.outputs))
+        return self.with_(inputs=inputs, outputs=outputs)
+
     @property
     def bodies(self) -> dict[str, Graph]:
         """The graphs that it holds, by attribute."""
         return {name: value for name, value in self.attrs.items() if isinstance(value, Graph)}
 
 
-@dataclass
-class Graph:
+class Graph(Record):
     """Nodes in execution order over named values.
 
     `defaults` holds, for optional inputs, an array, or None for zeros of the port's shape. `prefix` begins the names
     that a body makes up, so that they are its own. `notes` say, for summaries, what is no longer as in the file.
     """
 
-    source: str
-    inputs: list[Port] = field(default_factory=list)
-    outputs: list[Port] = field(default_factory=list)
-    nodes: list[Node] = field(default_factory=list)
-    constants: dict[str, np.ndarray] = field(default_factory=dict)
-    defaults: dict[str, np.ndarray | None] = field(default_factory=dict)
-    prefix: str = ""
-    notes: tuple[str, ...] = ()
-    _fresh: int = 0
+    def __init__(
+        self,
+        source: str,
+        inputs: Iterable[Port] = (),
+        outputs: Iterable[Port] = (),
+        *,
+        prefix: str = "",
+        notes: tuple[str, ...] = (),
+    ) -> None:
+        self.source = source
+        self.inputs, self.outputs = list(inputs), list(outputs)
+        self.nodes: list[Node] = []
+        self.constants: dict[str, np.ndarray] = {}
+        self.defaults: dict[str, np.ndarray | None] = {}
+        self.prefix, self.notes = prefix, notes
+        self._fresh = 0
 
     def everything(self) -> Iterator[Graph]:
         """The graph itself and those that its nodes hold, at any depth."""
@@ -153,7 +162,7 @@ class Graph:
 
     def blank(self) -> Graph:
         """A graph of the same ports and constants that has no nodes yet; names stay apart."""
-        return replace(self, nodes=[], constants=dict(self.constants))
+        return self.with_(nodes=[], constants=dict(self.constants))
 
     def fresh(self, hint: str = "v") -> str:
         """A value name that no file uses."""

@@ -1,9 +1,6 @@
 """What a model is to a stream, and its graph lowered for one."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -13,6 +10,7 @@ from .graph import Graph, Node
 from .lowering import Lowering
 from .memories import Memories
 from .ops.plumbing import cast
+from .record import Record
 from .states import Slot
 from .values import Buffer, View, c_strides
 from .walk import port_shapes
@@ -20,8 +18,7 @@ from .walk import port_shapes
 __all__ = ["Axes", "Layout", "arranged", "lowered", "place_shapes"]
 
 
-@dataclass
-class Axes:
+class Axes(Record):
     """How one port of the file turns into a frame.
 
     Attributes
@@ -32,9 +29,12 @@ class Axes:
         Axes of one element that the frame does without.
     """
 
-    time: int | None = None
-    batch: int | None = None
-    dropped: tuple[int, ...] = ()
+    time: int | None
+    batch: int | None
+    dropped: tuple[int, ...]
+
+    def __init__(self, time: int | None = None, batch: int | None = None, dropped: tuple[int, ...] = ()) -> None:
+        self.time, self.batch, self.dropped = time, batch, dropped
 
     def order(self, ndim: int) -> list[int]:
         """Axes of the file's array in the order time, batch, features."""
@@ -42,8 +42,7 @@ class Axes:
         return lead + [k for k in range(ndim) if k not in lead and k not in self.dropped]
 
 
-@dataclass
-class Layout:
+class Layout(Record):
     """What a model is to a stream.
 
     Attributes
@@ -85,23 +84,32 @@ class Layout:
         The graph of a stream, where that is another than the file's, and how late its results are.
     """
 
+    # What a file says of these is held to their types (`importers/typed.py`), which therefore are no text.
     memories: Memories
-    axes: dict[str, Axes] = field(default_factory=dict)
-    timed: bool = False
-    chunked: bool = False
-    free_batch: bool = False
-    carried: dict[str, str] = field(default_factory=dict)
-    states: dict[str, str | None] = field(default_factory=dict)
-    owned: frozenset[Slot] = frozenset()
-    finals: tuple[str, ...] = ()
-    kept: tuple[str, ...] = ()
-    lengths: frozenset[str] = frozenset()
-    blocker: GatestepError | None = None
-    late: GatestepError | None = None
-    state_batch: dict[str, tuple[int, ...]] = field(default_factory=dict)
-    batch_blocker: str = ""
-    squeezed: dict[str, tuple[int, ...]] = field(default_factory=dict)
-    slides: bool = False
+    axes: dict[str, Axes]
+    timed: bool
+    chunked: bool
+    free_batch: bool
+    carried: dict[str, str]
+    states: dict[str, str | None]
+    owned: frozenset[Slot]
+    finals: tuple[str, ...]
+    kept: tuple[str, ...]
+    lengths: frozenset[str]
+    blocker: GatestepError | None
+    late: GatestepError | None
+    state_batch: dict[str, tuple[int, ...]]
+    batch_blocker: str
+    squeezed: dict[str, tuple[int, ...]]
+    slides: bool
+
+    def __init__(self, memories: Memories) -> None:
+        self.memories = memories
+        self.axes, self.timed, self.chunked, self.free_batch = {}, False, False, False
+        self.carried, self.states, self.owned = {}, {}, frozenset()
+        self.finals, self.kept, self.lengths = (), (), frozenset()
+        self.blocker, self.late = None, None
+        self.state_batch, self.batch_blocker, self.squeezed, self.slides = {}, "", {}, False
 
     def wanted(self, graph: Graph) -> list[str]:
         """Values that a step computes."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -77,13 +76,12 @@ def with_lengths(graph: Graph, real: np.dtype[Any]) -> tuple[Graph, str]:
             rows = port.shape[axis]
             break
     name = next(n for n in ("lengths", graph.fresh("lengths")) if n not in {p.name for p in graph.inputs})
-    longer = Graph(graph.source, constants=graph.constants, defaults=graph.defaults, outputs=graph.outputs)
-    longer.inputs = list(graph.inputs)
+    longer = graph.with_(inputs=list(graph.inputs), nodes=[])
     longer.input(name, (rows,), np.int32)
     for node in graph.nodes:
         if node.op in CELLS:
             head, tail = (*node.inputs, "", "")[:4], node.inputs[5:]
-            node = replace(node, inputs=(*head, name, *tail))
+            node = node.with_(inputs=(*head, name, *tail))
         longer.nodes.append(node)
     return longer, name
 

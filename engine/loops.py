@@ -10,7 +10,7 @@ size in the graph: what they give for both is what they give for all.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -264,7 +264,7 @@ class _Frames:
         states = [k for k in range(count) if k not in collected]
         # What the results that are asked for depend on; counters are not among it.
         live = {k for k in states if outputs[k] in used}
-        probe = replace(body, nodes=nodes)
+        probe = body.with_(nodes=nodes)
         while True:
             wanted = [*(body.outputs[1 + k].name for k in sorted(live)), *ys.values()]
             read_names = set(wanted).union(*(inner.inputs for inner in needed(probe, wanted, {})))
@@ -283,8 +283,7 @@ class _Frames:
         names = [port.name for port in body.inputs[2 + count :]]
         captured = [(port, node.inputs[2 + count + k]) for k, port in enumerate(body.inputs[2 + count :])
                     if names[k] in read_names]  # fmt: skip
-        inner = replace(
-            body,
+        inner = body.with_(
             inputs=[*(body.inputs[2 + k] for k in kept_states), *ports, *(port for port, _ in captured)],
             outputs=[
                 *(body.outputs[1 + k] for k in kept_states),
@@ -322,7 +321,7 @@ class _Frames:
             node.name or node.key,
         )
         left = [scan if other is node else other for other in graph.nodes if id(other) not in joins]
-        return replace(graph, nodes=pruned_nodes(graph, left))
+        return graph.with_(nodes=pruned_nodes(graph, left))
 
     def frames_of(self, read: _Read) -> tuple[str, int] | None:
         """What a sequence was split from, element by element, and the axis."""
@@ -336,7 +335,7 @@ class _Frames:
 
 def pruned_nodes(graph: Graph, nodes: Iterable[Node]) -> list[Node]:
     """Those of `nodes` that the outputs depend on."""
-    return needed(replace(graph, nodes=list(nodes)), [port.name for port in graph.outputs], {})
+    return needed(graph.with_(nodes=list(nodes)), [port.name for port in graph.outputs], {})
 
 
 def is_counter(value: Any) -> bool:

@@ -12,7 +12,6 @@ import contextlib
 import math
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -70,7 +69,6 @@ class Choice(NamedTuple):
     inputs: frozenset[str]
 
 
-@dataclass(eq=False, repr=False)
 class Instruction:
     """One kernel call.
 
@@ -79,14 +77,12 @@ class Instruction:
     others.
     """
 
-    kernel: str
-    node: Node
-    p: dict[int, View]
-    n: list[int]
-    f: list[float]
-    weights: Weights | None = None
-    target: Instruction | None = None
-    team: int = 0
+    def __init__(
+        self, kernel: str, node: Node, p: dict[int, View], n: list[int], f: list[float], weights: Weights | None = None
+    ) -> None:
+        self.kernel, self.node, self.p, self.n, self.f, self.weights = kernel, node, p, n, f, weights
+        self.target: Instruction | None = None
+        self.team = 0
 
     def buffers(self) -> Iterator[Buffer]:
         return (view.buffer for view in self.p.values())

@@ -1,13 +1,11 @@
 """A graph for streams: what needs frames of before has a memory of them. `remembering` makes it."""
 
-from __future__ import annotations
-
-from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from .graph import Graph
+from .record import Record
 
 __all__ = ["MOST_STEPS", "Memories", "renamed"]
 
@@ -15,8 +13,7 @@ __all__ = ["MOST_STEPS", "Memories", "renamed"]
 MOST_STEPS = 1 << 14
 
 
-@dataclass
-class Memories:
+class Memories(Record):
     """A graph for streams.
 
     Attributes
@@ -37,19 +34,33 @@ class Memories:
         Steps of what stands before the recording, to be made before the first one.
     """
 
+    # What a file says of these is held to their types (`importers/typed.py`), which therefore are no text.
     graph: Graph
-    hop: int = 1
-    outputs: dict[str, tuple[int | None, int]] | None = None
-    delay: int = 0
-    ahead: str = ""
-    begins: int = 0
-    before: int = 0
+    hop: int
+    outputs: dict[str, tuple[int | None, int]] | None
+    delay: int
+    ahead: str
+    begins: int
+    before: int
+
+    def __init__(
+        self,
+        graph: Graph,
+        hop: int = 1,
+        outputs: dict[str, tuple[int | None, int]] | None = None,
+        delay: int = 0,
+        ahead: str = "",
+        begins: int = 0,
+        before: int = 0,
+    ) -> None:
+        self.graph, self.hop, self.outputs = graph, hop, outputs
+        self.delay, self.ahead, self.begins, self.before = delay, ahead, begins, before
 
     def postponed(self, steps: int) -> Graph:
         """The graph with results that are `steps` steps later still."""
         if steps == 0:
             return self.graph
-        graph = replace(self.graph, nodes=list(self.graph.nodes), constants=dict(self.graph.constants))
+        graph = self.graph.with_(nodes=list(self.graph.nodes), constants=dict(self.graph.constants))
         for name, (axis, rate) in (self.outputs or {}).items():
             inner = renamed(graph, name)
             attrs: dict[str, Any] = {"delay": True, "every": 1, "fill": 0.0, "made": False}
@@ -66,9 +77,5 @@ class Memories:
 def renamed(graph: Graph, name: str) -> str:
     """Give the value `name` another name; returns that."""
     other = graph.fresh("inner")
-
-    def new(names: tuple[str, ...]) -> tuple[str, ...]:
-        return tuple(other if value == name else value for value in names)
-
-    graph.nodes[:] = [replace(node, inputs=new(node.inputs), outputs=new(node.outputs)) for node in graph.nodes]
+    graph.nodes[:] = [node.renamed({name: other}) for node in graph.nodes]
     return other

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -25,11 +24,11 @@ ALIGNMENT = 64
 FALLIBLE = frozenset(("gather", "check_range", "element_index", "tuple_index", "reverse_sequence"))
 
 
-@dataclass(eq=False, repr=False)
 class Packed:
     """Packed weights, shared by every program of a model."""
 
-    arrays: dict[tuple[Any, ...], tuple[tuple[np.ndarray | None, ...], np.ndarray]] = field(default_factory=dict)
+    def __init__(self) -> None:
+        self.arrays: dict[tuple[Any, ...], tuple[tuple[np.ndarray | None, ...], np.ndarray]] = {}
 
     def get(self, weights: Weights, real: np.dtype[Any]) -> np.ndarray:
         """The packed form of `weights`."""
@@ -52,7 +51,6 @@ def _same(a: np.ndarray | None, b: np.ndarray | None) -> bool:
     return layouts[0] == layouts[1] or np.array_equal(a, b)
 
 
-@dataclass(eq=False, repr=False)
 class Program:
     """Kernel calls for concrete shapes.
 
@@ -64,14 +62,19 @@ class Program:
         Place of each state buffer in the stream's memory, in bytes.
     """
 
-    instructions: list[Instruction]
-    inputs: list[Buffer]
-    outputs: list[Buffer]
-    states: Mapping[Buffer, int]
-    places: dict[Buffer, int]
-    arena: int
-    addresses: list[int]
-    packed: list[np.ndarray | None]
+    def __init__(
+        self,
+        instructions: list[Instruction],
+        inputs: list[Buffer],
+        outputs: list[Buffer],
+        states: Mapping[Buffer, int],
+        places: dict[Buffer, int],
+        arena: int,
+        addresses: list[int],
+        packed: list[np.ndarray | None],
+    ) -> None:
+        self.instructions, self.inputs, self.outputs, self.states = instructions, inputs, outputs, states
+        self.places, self.arena, self.addresses, self.packed = places, arena, addresses, packed
 
     @property
     def fallible(self) -> bool:

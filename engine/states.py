@@ -12,7 +12,6 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -47,7 +46,6 @@ def repeats(numbers: np.ndarray) -> bool:
     return bool((ordered[1:] == ordered[:-1]).any())
 
 
-@dataclass(eq=False, repr=False)
 class Traced:
     """What was found.
 
@@ -63,10 +61,11 @@ class Traced:
         For outputs that are nothing but final states: the number that each element shows.
     """
 
-    bases: dict[Slot, int] = field(default_factory=dict)
-    shapes: dict[Slot, tuple[int, ...]] = field(default_factory=dict)
-    inputs: dict[str, np.ndarray] = field(default_factory=dict)
-    outputs: dict[str, np.ndarray] = field(default_factory=dict)
+    def __init__(self) -> None:
+        self.bases: dict[Slot, int] = {}
+        self.shapes: dict[Slot, tuple[int, ...]] = {}
+        self.inputs: dict[str, np.ndarray] = {}
+        self.outputs: dict[str, np.ndarray] = {}
 
     def covered(self, numbers: np.ndarray) -> set[Slot]:
         """Slots that have elements among `numbers`."""

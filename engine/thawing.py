@@ -15,7 +15,6 @@ from __future__ import annotations
 import contextlib
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -101,7 +100,7 @@ def for_each_row(graph: Graph) -> Graph:
                 sides = [new.constant(np.array([size], dtype=np.int64)) for size in state.shape[::2]]
                 (shape,) = new.add("Concat", [sides[0], rows, sides[1]], axis=0)
                 (inputs[k],) = new.add("Expand", [inputs[k], shape])
-        new.nodes.append(replace(node, inputs=tuple(inputs)))
+        new.nodes.append(node.with_(inputs=tuple(inputs)))
     return new
 
 
@@ -201,7 +200,7 @@ class Thaw:
                     raise Refused("a size that follows from another")
                 if isinstance(tag, Merged) and any(part not in self.axes for part, _ in tag.parts):
                     raise Refused("rows or frames that are features of the result")
-        return port if port.shape is None else replace(port, shape=tuple(dims))
+        return port if port.shape is None else port._replace(shape=tuple(dims))
 
     def called(self, what: str) -> str:
         """A name for the axis that the file does not use."""

@@ -8,7 +8,6 @@ lifted (see `lifting`). Where something else goes round, the Scan stays, and ste
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -59,7 +58,7 @@ def unscanned(graph: Graph, real: np.dtype[Any], find: Find) -> Graph:
             continue
         changed = True
         if node.op != "Scan" or not Unscan(new, inner[0], inner[1], ctx, real).made():
-            new.nodes.append(replace(inner[0], attrs=inner[0].attrs | {"body": closed(node, inner[0], inner[1])}))
+            new.nodes.append(inner[0].with_(attrs=inner[0].attrs | {"body": closed(node, inner[0], inner[1])}))
     if changed:
         new.nodes = in_order(new)
     return new if changed else graph
@@ -68,7 +67,7 @@ def unscanned(graph: Graph, real: np.dtype[Any], find: Find) -> Graph:
 def closed(node: Node, inner: Node, body: Graph) -> Graph:
     """The body with the ports that it had."""
     had = {port.name: port for port in node.attrs["body"].inputs}
-    return replace(body, inputs=[had[port.name] for port in body.inputs], outputs=list(node.attrs["body"].outputs))
+    return body.with_(inputs=[had[port.name] for port in body.inputs], outputs=list(node.attrs["body"].outputs))
 
 
 def with_cells(node: Node, ctx: Lowering, real: np.dtype[Any], find: Find) -> tuple[Node, Graph] | None:
@@ -89,9 +88,9 @@ def with_cells(node: Node, ctx: Lowering, real: np.dtype[Any], find: Find) -> tu
         inputs.append(Port(port.name, shape, dtype))
         taken.append(name)
     states = {body.inputs[extra + k].name: body.outputs[extra // 2 + k].name for k in range(node.attrs["states"])}
-    sized = replace(body, inputs=inputs, constants=constants)
+    sized = body.with_(inputs=inputs, constants=constants)
     found = find(sized, real, states)
-    return None if found is sized else (replace(node, inputs=tuple(taken)), found)
+    return None if found is sized else (node.with_(inputs=tuple(taken)), found)
 
 
 def inner_shapes(node: Node, ctx: Lowering) -> list[tuple[int, ...]] | None:
@@ -163,7 +162,7 @@ class Unscan:
             if made is not None:
                 self.whole.update((name, Frames(frames)) for name, frames in zip(node.outputs, made, strict=True))
         else:
-            self.new.nodes.append(replace(node, inputs=tuple(map(str, inputs))))
+            self.new.nodes.append(node.with_(inputs=tuple(map(str, inputs))))
             self.whole.update((name, name) for name in node.outputs)
 
     def cell(self, node: Node, x: str | Frames | None) -> None:

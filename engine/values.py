@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -43,7 +42,6 @@ Tag = str | Merged | None
 Kind = Literal["temp", "input", "output", "state", "const"]
 
 
-@dataclass(eq=False)
 class Buffer:
     """Memory that instructions read and write.
 
@@ -51,11 +49,10 @@ class Buffer:
     ``output`` are the caller's own arrays.
     """
 
-    kind: Kind
-    dtype: np.dtype[Any]
-    count: int
-    name: str = ""
-    data: np.ndarray | None = field(default=None, repr=False)
+    def __init__(
+        self, kind: Kind, dtype: np.dtype[Any], count: int, name: str = "", data: np.ndarray | None = None
+    ) -> None:
+        self.kind, self.dtype, self.count, self.name, self.data = kind, dtype, count, name, data
 
     @property
     def nbytes(self) -> int:
@@ -71,15 +68,18 @@ def c_strides(shape: tuple[int, ...]) -> tuple[int, ...]:
     return tuple(reversed(strides))
 
 
-@dataclass(eq=False)
 class View:
     """A strided window on a buffer; `offset` and `strides` count elements. `tags` follow the axes. Never changed."""
 
-    buffer: Buffer
-    shape: tuple[int, ...]
-    strides: tuple[int, ...]
-    tags: tuple[Tag, ...]
-    offset: int = 0
+    def __init__(
+        self,
+        buffer: Buffer,
+        shape: tuple[int, ...],
+        strides: tuple[int, ...],
+        tags: tuple[Tag, ...],
+        offset: int = 0,
+    ) -> None:
+        self.buffer, self.shape, self.strides, self.tags, self.offset = buffer, shape, strides, tags, offset
 
     @classmethod
     def whole(cls, buffer: Buffer, shape: tuple[int, ...], tags: tuple[Tag, ...] | None = None) -> View:
@@ -106,7 +106,7 @@ class View:
         )
 
     def with_(self, **changes: Any) -> View:
-        """A copy with other fields: what `dataclasses.replace` gives, in a fraction of the time."""
+        """A copy with other fields."""
         get = changes.pop
         view = View(
             get("buffer", self.buffer),
@@ -119,11 +119,11 @@ class View:
         return view
 
 
-@dataclass(eq=False, repr=False)
 class ValueList:
     """A sequence, which is only there while a program is built; `ndim` tells sequences of different lengths apart."""
 
-    items: tuple[Value, ...]
+    def __init__(self, items: tuple[Value, ...]) -> None:
+        self.items = items
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -134,13 +134,13 @@ class ValueList:
         return len(self.items)
 
 
-@dataclass(eq=False, repr=False)
 class Weights:
     """Arrays of a kernel call that are packed once per model and `key`, whatever the number of programs."""
 
-    key: tuple[Any, ...]
-    pack: Callable[..., np.ndarray]
-    arrays: tuple[np.ndarray | None, ...]
+    def __init__(
+        self, key: tuple[Any, ...], pack: Callable[..., np.ndarray], arrays: tuple[np.ndarray | None, ...]
+    ) -> None:
+        self.key, self.pack, self.arrays = key, pack, arrays
 
 
 #: An array known while the program is built, or a view of what will be there when it runs.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -193,14 +192,7 @@ class _Builder:
     def _name_outputs(self) -> None:
         """Declare the outputs, under their names instead of the values' own."""
         names = {value: name for value, (name, _) in self.ports.items()}
-        self.graph.nodes = [
-            dataclasses.replace(
-                node,
-                inputs=tuple(names.get(value, value) for value in node.inputs),
-                outputs=tuple(names.get(value, value) for value in node.outputs),
-            )
-            for node in self.graph.nodes
-        ]
+        self.graph.nodes = [node.renamed(names) for node in self.graph.nodes]
         for name, shape in self.ports.values():
             self.graph.output(name, shape, self.dtype)
 

@@ -22,7 +22,6 @@ Nothing in it names a class or a function to call, and `conforms` holds what com
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import math
 import types
@@ -37,6 +36,7 @@ from ..engine.errors import GatestepError, ModelFormatError, UnsupportedModelErr
 from ..engine.graph import Graph
 from ..engine.layout import Axes
 from ..engine.memories import Memories
+from ..engine.record import Record
 
 __all__ = ["DTYPES", "MOST_DEPTH", "conforms", "dtype_named", "pack_value", "unpack_value"]
 
@@ -46,7 +46,7 @@ DTYPES = {
     for text in ("|b1", "|i1", "|u1", "<i2", "<u2", "<i4", "<u4", "<i8", "<u8", "<f2", "<f4", "<f8")
 }
 #: Records that a value may be, which come back by their fields.
-RECORDS: dict[str, Any] = {"axes": Axes, "memories": Memories}
+RECORDS: dict[str, type[Record]] = {"axes": Axes, "memories": Memories}
 #: Values inside values; deeper nesting no model has for good reasons.
 MOST_DEPTH = 16
 _LIMIT = 1 << 63
@@ -92,7 +92,7 @@ def pack_value(value: Any, array: Callable[[np.ndarray], int], graph: Callable[[
             return {"array": array(np.asarray(value))}
         for name, kind in RECORDS.items():
             if isinstance(value, kind):
-                return {name: {f.name: pack(getattr(value, f.name)) for f in dataclasses.fields(kind)}}
+                return {name: {field: pack(getattr(value, field)) for field in kind.__annotations__}}
         if isinstance(value, tuple):
             return [pack(item) for item in value]
         if isinstance(value, list):
@@ -187,26 +187,16 @@ def unpack_value(data: Any, array: Callable[[Any], np.ndarray], graph: Callable[
         raise ModelFormatError(f"a value that cannot be where it is ({unhashable})") from unhashable
 
 
-def record(kind: type, fields: dict[str, Any]) -> Any:
-    """A dataclass from its fields, each held to its annotation."""
-    hints = _hints(kind)
+def record(kind: type[Record], fields: dict[str, Any]) -> Any:
+    """A record from its fields, each held to its annotation."""
+    hints = kind.__annotations__
     if fields.keys() != hints.keys():
         odd = sorted(fields.keys() ^ hints.keys())
         raise ModelFormatError(f"{kind.__name__} with other fields: {', '.join(map(repr, odd))}"[:200])
     for name, value in fields.items():
         if not conforms(value, hints[name]):
             raise ModelFormatError(f"{kind.__name__}.{name} of another type")
-    return kind(**fields)
-
-
-def _hints(kind: type) -> dict[str, Any]:
-    if kind not in _HINTS:
-        every = typing.get_type_hints(kind)
-        _HINTS[kind] = {field.name: every[field.name] for field in dataclasses.fields(kind)}
-    return _HINTS[kind]
-
-
-_HINTS: dict[type, dict[str, Any]] = {}
+    return kind.of(fields)
 
 
 def conforms(value: Any, hint: Any) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import struct
 import zlib
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from hashlib import sha256
 from typing import IO, Any
 
@@ -85,7 +85,7 @@ class Writer:
 
     def layout(self, layout: Layout) -> dict[str, Any]:
         """A layout, by its fields."""
-        return {f.name: self.value(getattr(layout, f.name)) for f in fields(Layout)}
+        return {name: self.value(getattr(layout, name)) for name in Layout.__annotations__}
 
     def write(self, file: IO[bytes], **entries: Any) -> None:
         """Write the file; `entries` are those of the header beside arrays and graphs."""

@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import math
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -76,7 +75,7 @@ class Clock:
         body = self.body
         ports = [port.name for port in body.inputs]
         wanted = [body.outputs[0].name, *(body.outputs[1 + k].name for k in self.ticking), *names]
-        part = replace(body, nodes=needed(body, wanted, self.inputs))
+        part = body.with_(nodes=needed(body, wanted, self.inputs))
         read = set(wanted).union(*(node.inputs for node in part.nodes))
         part.inputs = [port for port in body.inputs if port.name in read]
         part.outputs = [Port(name, None, INT64) for name in wanted]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -83,7 +82,7 @@ class ConvTranspose(Op):
         rest = {"kernel_shape": None, "strides": None, "pads": None, "auto_pad": "NOTSET"}
         turned = np.flip(w, tuple(range(2, w.ndim))).reshape(groups, w.shape[0] // groups, w.shape[1], *sizes)
         turned = turned.swapaxes(1, 2).reshape(groups * w.shape[1], w.shape[0] // groups, *sizes)
-        return replace(node, attrs={**attrs, **rest}), turned
+        return node.with_(attrs={**attrs, **rest}), turned
 
     @staticmethod
     def _long(x: Any, stuffing: Sequence[Stuffing]) -> tuple[int, ...]:

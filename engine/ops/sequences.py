@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -198,4 +197,4 @@ class ConcatFromSequence(Op):
                 np.expand_dims(v, axis) if isinstance(v, np.ndarray) else Unsqueeze.lower(ctx, node, v, new)[0]
                 for v in items
             )
-        return Concat.lower(ctx, replace(node, attrs={"axis": node.attrs["axis"]}), *items)
+        return Concat.lower(ctx, node.with_(attrs={"axis": node.attrs["axis"]}), *items)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any
 
 from .core import Aten, Tensor
@@ -59,14 +58,7 @@ def declare_outputs(aten: Aten, outputs: Mapping[str, Tensor]) -> None:
         else:
             renames[value.name] = name
         graph.output(name, value.shape, value.dtype)
-    graph.nodes[:] = [
-        replace(
-            node,
-            inputs=tuple(renames.get(value, value) for value in node.inputs),
-            outputs=tuple(renames.get(value, value) for value in node.outputs),
-        )
-        for node in graph.nodes
-    ]
+    graph.nodes[:] = [node.renamed(renames) for node in graph.nodes]
 
 
 def result_tree(spec: str | None) -> Any:

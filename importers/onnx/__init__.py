@@ -19,7 +19,6 @@ taken, no path leaves the model's folder, and what is not understood in full is 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -195,11 +194,4 @@ def _declare_outputs(translation: Translation, wanted: Sequence[str]) -> None:
         else:
             renames[value] = name
     if renames:
-        graph.nodes[:] = [
-            replace(
-                node,
-                inputs=tuple(renames.get(value, value) for value in node.inputs),
-                outputs=tuple(renames.get(value, value) for value in node.outputs),
-            )
-            for node in graph.nodes
-        ]
+        graph.nodes[:] = [node.renamed(renames) for node in graph.nodes]

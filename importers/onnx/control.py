@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence, Set
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -25,7 +24,7 @@ def depended_on(
     for node in reversed(list(nodes)):
         outputs = tuple("" if name in stops else name for name in node.outputs)
         if not needed.isdisjoint(filter(None, outputs)):
-            found.append(replace(node, outputs=outputs) if outputs != node.outputs else node)
+            found.append(node._replace(outputs=outputs) if outputs != node.outputs else node)
             needed.update(node.reads)
     return found[::-1], needed
 
@@ -62,9 +61,8 @@ class _Bodies:
         body, outer = self.bodies[k], self.outer
         nodes, needed = self.live[k]
         graph = Graph(outer.file.source, prefix=body.prefix)
-        inner = Translation(
-            outer.file, graph, outer.table, needed, outer.fixes, doubted=outer.doubted, decoded=outer.decoded
-        )
+        inner = Translation(outer.file, graph, outer.table, needed, outer.fixes)
+        inner.doubted, inner.decoded = outer.doubted, outer.decoded
         for name, dtype in zip(body.inputs, dtypes, strict=True):
             self._input(inner, name, name, dtype)
         ports = {value: graph.fresh(value.lstrip("\0")) for value in self.captured}

@@ -104,7 +104,7 @@ class _Pass:
 
     # ------------------------------------------------------------------ one node
     def take(self, node: Node) -> None:
-        node = replace(node, inputs=tuple(self.names.get(name, name) for name in node.inputs))
+        node = node.with_(inputs=tuple(self.names.get(name, name) for name in node.inputs))
         for key, body in node.bodies.items():
             node.attrs[key] = in_float(body)
         self.nodes.append(node)  # stays where something takes its integers
@@ -170,7 +170,7 @@ class _Pass:
                 shape[axis] = -1
             centred = centred - self.known[zero].astype(np.float32).reshape(shape)
         factor = np.asarray(1 / stand.scale, np.float32).reshape(1)
-        self.products[node.outputs[0]] = Product(replace(node, attrs=dict(attrs)), op, stand.value, centred, factor)
+        self.products[node.outputs[0]] = Product(node.with_(attrs=dict(attrs)), op, stand.value, centred, factor)
 
     def _Add(self, node: Node) -> None:
         product, bias = (self.products.get(node.inputs[0]), self.known.get(node.inputs[1]))

@@ -8,7 +8,6 @@ form does not have is always an error.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
@@ -44,7 +43,6 @@ Array = np.ndarray
 # ---------------------------------------------------------------------- the state of one translation
 
 
-@dataclass(eq=False, repr=False)
 class Translation:
     """A file on its way into a graph.
 
@@ -69,16 +67,20 @@ class Translation:
         Tensors that can occur more than once, as their node is inlined, by id.
     """
 
-    file: OnnxFile
-    graph: Graph
-    table: Mapping[str, tuple[Form, ...]]
-    needed: set[str]
-    fixes: frozenset[str] = frozenset()
-    names: dict[str, str] = field(default_factory=dict)
-    dtypes: dict[str, np.dtype[Any] | None] = field(default_factory=dict)
-    inputs: set[str] = field(default_factory=set)
-    doubted: list[str] = field(default_factory=list)
-    decoded: dict[int, tuple[object, Array]] = field(default_factory=dict)
+    def __init__(
+        self,
+        file: OnnxFile,
+        graph: Graph,
+        table: Mapping[str, tuple[Form, ...]],
+        needed: set[str],
+        fixes: frozenset[str] = frozenset(),
+    ) -> None:
+        self.file, self.graph, self.table, self.needed, self.fixes = file, graph, table, needed, fixes
+        self.names: dict[str, str] = {}
+        self.dtypes: dict[str, np.dtype[Any] | None] = {}
+        self.inputs: set[str] = set()
+        self.doubted: list[str] = []
+        self.decoded: dict[int, tuple[object, Array]] = {}
 
     def value(self, name: str) -> str:
         """The graph's name of a value that a translated node uses; initializers are read at their first use."""

@@ -7,7 +7,6 @@ import os
 import stat
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
-from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
@@ -67,8 +66,7 @@ class Body(NamedTuple):
     prefix: str = ""
 
 
-@dataclass(eq=False, repr=False)
-class FileNode:
+class FileNode(NamedTuple):
     """A node as the file has it.
 
     `version` is that of the operator set of its domain, None if the file imports none. `traced` is the call that
@@ -84,7 +82,7 @@ class FileNode:
     name: str
     overload: str = ""
     traced: str = ""
-    bodies: Mapping[str, Body] = field(default_factory=dict)
+    bodies: Mapping[str, Body] = MappingProxyType({})
 
     @property
     def reads(self) -> list[str]:
@@ -103,20 +101,17 @@ class FileNode:
         return f"{self.op} {self.title!r}"
 
 
-@dataclass(eq=False, repr=False)
 class OnnxFile:
     """A file that is sound in form; nothing is said yet about whether its operators are known."""
 
-    source: str
-    ir_version: int
-    tensors: Tensors
-    inputs: list[str] = field(default_factory=list)
-    outputs: list[str] = field(default_factory=list)
-    nodes: list[FileNode] = field(default_factory=list)
-    types: dict[str, ValueType] = field(default_factory=dict)
-    initializers: dict[str, onnx.TensorProto] = field(default_factory=dict)
-    sparse: set[str] = field(default_factory=set)
-    producer: str = ""
+    def __init__(self, source: str, ir_version: int, tensors: Tensors, producer: str) -> None:
+        self.source, self.ir_version, self.tensors, self.producer = source, ir_version, tensors, producer
+        self.inputs: list[str] = []
+        self.outputs: list[str] = []
+        self.nodes: list[FileNode] = []
+        self.types: dict[str, ValueType] = {}
+        self.initializers: dict[str, onnx.TensorProto] = {}
+        self.sparse: set[str] = set()
 
     def damaged(self, reason: str, node: FileNode | None = None) -> ModelFormatError:
         """An error that names the file and the node."""
@@ -209,7 +204,7 @@ def _looks_like(file: memoryview) -> str:
 # ---------------------------------------------------------------------- structure
 def read_file(model: onnx.ModelProto, source: str, folder: str | None) -> OnnxFile:
     """Check the form of `model` and bring it into one shape."""
-    file = OnnxFile(source, int(model.ir_version), Tensors(source, folder), producer=str(model.producer_name))
+    file = OnnxFile(source, int(model.ir_version), Tensors(source, folder), str(model.producer_name))
     _check_ir(file)
     opsets = _opsets(file, model.opset_import, "the model")
     _check_opset(file, opsets)
@@ -444,14 +439,12 @@ def _functions(
     return functions
 
 
-@dataclass(eq=False, repr=False)
 class _Inliner:
     """Nodes in one naming, with the bodies of the file's own functions in place of their calls."""
 
-    file: OnnxFile
-    functions: Mapping[tuple[str, str, str], _Function]
-    total: int = 0
-    scopes: int = 0
+    def __init__(self, file: OnnxFile, functions: Mapping[tuple[str, str, str], _Function]) -> None:
+        self.file, self.functions = file, functions
+        self.total = self.scopes = 0
 
     def nodes(self, nodes: Iterable[FileNode], scope: _Scope) -> Iterator[FileNode]:
         """`nodes`, which stand in `scope`."""
@@ -482,7 +475,7 @@ class _Inliner:
 
     def with_bodies(self, node: FileNode, scope: _Scope) -> FileNode:
         """`node` with its bodies in names that are like no other."""
-        return replace(node, bodies={name: self.body(node, body, scope) for name, body in node.bodies.items()})
+        return node._replace(bodies={name: self.body(node, body, scope) for name, body in node.bodies.items()})
 
     def body(self, node: FileNode, body: Body, around: _Scope) -> Body:
         file = self.file
@@ -521,8 +514,7 @@ def _in_scope(file: OnnxFile, node: FileNode, scope: _Scope) -> FileNode:
             attrs[name] = scope.attrs[attr.ref_attr_name]
     if scope.attrs is None and scope.around is None:
         return node
-    return replace(
-        node,
+    return node._replace(
         inputs=tuple(map(scope.value, node.inputs)),
         outputs=tuple(map(scope.value, node.outputs)),
         attrs=attrs,

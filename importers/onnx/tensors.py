@@ -6,7 +6,6 @@ import math
 import ntpath
 import os
 import stat
-from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -73,7 +72,6 @@ def dtype_of(code: int) -> np.dtype[Any] | None:
     return None if layout is None else np.dtype(layout[0]).newbyteorder("=")
 
 
-@dataclass(eq=False, repr=False)
 class Tensors:
     """Reads the tensors of one file.
 
@@ -85,10 +83,10 @@ class Tensors:
         Where external data lies; None if the model did not come from a file.
     """
 
-    source: str
-    folder: str | None
-    _external: dict[tuple[str, int, int], np.ndarray] = field(default_factory=dict)
-    _taken: dict[str, int] = field(default_factory=dict)
+    def __init__(self, source: str, folder: str | None) -> None:
+        self.source, self.folder = source, folder
+        self._external: dict[tuple[str, int, int], np.ndarray] = {}
+        self._taken: dict[str, int] = {}
 
     def array(self, tensor: onnx.TensorProto, what: str) -> np.ndarray:
         """Decode `tensor`; `what` names it in messages.

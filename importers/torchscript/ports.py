@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-import dataclasses
 import itertools
 import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -199,11 +198,4 @@ def _tensor(aten: Aten, value: Any) -> Tensor:
 
 
 def _rename(graph: Graph, names: Mapping[str, str]) -> None:
-    graph.nodes[:] = [
-        dataclasses.replace(
-            node,
-            inputs=tuple(names.get(value, value) for value in node.inputs),
-            outputs=tuple(names.get(value, value) for value in node.outputs),
-        )
-        for node in graph.nodes
-    ]
+    graph.nodes[:] = [node.renamed(names) for node in graph.nodes]

@@ -85,7 +85,7 @@ def translated(script: ScriptArchive, bind: Mapping[str, Any]) -> Graph:
             source=script.name,
             hint="Let forward take and return what it keeps",
         )
-    full.inputs[:] = [dataclasses.replace(port, optional=port.name in states) for port in full.inputs]
+    full.inputs[:] = [port._replace(optional=port.name in states) for port in full.inputs]
     full.defaults |= dict.fromkeys(states)
     return full
 
@@ -100,8 +100,8 @@ def _of_any_rank(script: ScriptArchive, bind: Mapping[str, Any], budget: Budget,
     except GatestepError:
         return graph
     if same(graph, other):
-        graph.inputs[:] = [dataclasses.replace(port, shape=None)]
-        graph.outputs[:] = [dataclasses.replace(output, shape=None) for output in graph.outputs]
+        graph.inputs[:] = [port._replace(shape=None)]
+        graph.outputs[:] = [output._replace(shape=None) for output in graph.outputs]
     return graph
 
 

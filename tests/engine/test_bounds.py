@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -157,11 +156,11 @@ def test_larger_sizes_do_not(kernel: str) -> None:
 
 
 CHANGES: dict[str, Callable[[View], View]] = {
-    "offset": lambda v: replace(v, offset=v.count),
-    "before": lambda v: replace(v, offset=-1),
-    "stride": lambda v: replace(v, strides=tuple(s * 3 for s in v.strides)),
-    "backwards": lambda v: replace(v, strides=tuple(-s for s in v.strides)),
-    "shape": lambda v: replace(v, shape=(v.shape[0] + 1, *v.shape[1:])),
+    "offset": lambda v: v.with_(offset=v.count),
+    "before": lambda v: v.with_(offset=-1),
+    "stride": lambda v: v.with_(strides=tuple(s * 3 for s in v.strides)),
+    "backwards": lambda v: v.with_(strides=tuple(-s for s in v.strides)),
+    "shape": lambda v: v.with_(shape=(v.shape[0] + 1, *v.shape[1:])),
 }
 
 
