@@ -10,10 +10,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from .figures import micro, rows
 from .measuring import Measured
 from .peers import OURS
 from .results import Report
-from .tables import micro, rows
 
 __all__ = ["Change", "compared", "comparison"]
 

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 import gatestep
 
 from ..kernels import available_isas, pack
+from ..kernels.precision import BITS, PRECISIONS
 from ._probe import KernelCall, Multiplier, Reader
 from .cells import Array, Case, Net
 from .timing import Effort, Rounds, Timed, looped, rounds
@@ -24,7 +25,7 @@ __all__ = ["Ceiling", "Kernel", "Limits", "ceiling", "kernel", "kernel_call", "r
 #: Bytes per load or product that each instruction set has.
 WIDTHS = {"avx512": 64, "avx2": 32}
 #: Bytes of one weight, by precision.
-BYTES = {"float32": 4, "w16": 2, "bfloat16": 2, "w8": 1}
+BYTES = {name: BITS.get(name, 16 if name == "bfloat16" else 32) // 8 for name in PRECISIONS}
 #: Working sets whose bandwidth is shown.
 SETS = tuple(1 << k for k in range(13, 27))
 
@@ -79,7 +80,7 @@ class Limits:
     def __init__(self, case: Case) -> None:
         self.case = case
         ahead, after = case.net.products
-        size = BYTES.get(case.precision, 4)
+        size = BYTES[case.precision]
         self.rest = ahead * size if not case.carried else 0
         self.read = memory((after if self.rest else ahead + after) * size)
         self.wide = memory(self.rest) if self.rest else None

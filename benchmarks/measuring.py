@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 
@@ -11,13 +11,15 @@ import numpy as np
 from .cells import Case
 from .limits import Limits, reading
 from .models import Own, Runner, frames_of, runners
-from .peers import OURS, Contender, contenders
-from .timing import Effort, Spread, Timed, each, rounds
+from .peers import OURS, Contender, contenders, ours
+from .timing import Effort, Rounds, Spread, Timed, each, rounds
 
 __all__ = ["TOLERANCE", "Engine", "Measured", "differences", "measure", "measure_model"]
 
 #: Largest difference from the definition that counts as equal, in float32 and with less: of a result between -1 and 1.
 TOLERANCE = {False: 1e-4, True: 0.1}
+#: Steps of which results are held to the definition: with less than float32, enough to see how far off they get.
+STEPS = {False: 16, True: 64}
 #: Calls whose results are compared before a file is timed, and the largest difference, as part of the largest value.
 COMPARED, RELATIVE = 4, 1e-3
 
@@ -85,7 +87,7 @@ class Measured:
 
 def differences(case: Case, made: Mapping[str, Contender]) -> dict[str, float]:
     """How far the results of each are from the definition. All start from zero states and see the same frames."""
-    calls = case.inputs(16 if case.carried else 1)
+    calls = case.inputs(STEPS[case.reduced] if case.carried else 1)
     frames = calls.reshape(-1, *calls.shape[2:])
     expected = case.net.reference(frames).reshape(*calls.shape[:3], -1)
     worst = dict.fromkeys(made, 0.0)
@@ -97,31 +99,64 @@ def differences(case: Case, made: Mapping[str, Contender]) -> dict[str, float]:
     return worst
 
 
-def measure(case: Case, names: Iterable[str], effort: Effort) -> Measured:
-    """Time ours, the peers `names` and the limit by turns.
+def measure(cases: Sequence[Case], names: Iterable[str], effort: Effort) -> list[Measured]:
+    """Time ours at the precision of every case, the peers `names` and the limits, all by turns.
+
+    Parameters
+    ----------
+    cases : sequence of Case
+        Differ in precision alone; one is float32 only if it is the only one.
+    names : iterable of str
+    effort : Effort
+
+    Returns
+    -------
+    list of Measured
+        One for each case, from the same rounds.
 
     Raises
     ------
     ArithmeticError
         A result is not what the net computes: then its time means nothing.
     """
-    made, absent = contenders(case, names)
+    first = cases[0]
+    made, absent = contenders(first, names)
+    made = {_named(first) if name == OURS else name: contender for name, contender in made.items()}
+    made |= {_named(case): ours(case) for case in cases[1:]}
+    bounds = [Limits(case) for case in cases]
     tails: dict[str, float] = {}
-    bounds = Limits(case)
     with ExitStack() as stack:
         for contender in made.values():
             stack.enter_context(contender.within)
-        errors = differences(case, made)
-        wrong = {name: error for name, error in errors.items() if not error <= TOLERANCE[case.reduced]}
+        errors = differences(first, made)
+        wrong = {name: error for name, error in errors.items() if not error <= TOLERANCE[first.reduced]}
         if wrong:
-            raise ArithmeticError(f"{case}: results differ from the definition: {wrong}")
+            raise ArithmeticError(f"{first}: results differ from the definition: {wrong}")
         timed = rounds(
-            {**{name: contender.timed for name, contender in made.items()}, **bounds.contenders}, effort, case.threads
+            {
+                **{name: contender.timed for name, contender in made.items()},
+                **{f"{b.case.precision} {name}": loop for b in bounds for name, loop in b.contenders.items()},
+            },
+            effort,
+            first.threads,
         )
-        if case.carried:
-            single = each({name: contender.call for name, contender in made.items()}, effort, case.threads)
+        if first.carried:
+            single = each({name: contender.call for name, contender in made.items()}, effort, first.threads)
             tails = {name: float(np.percentile(ns, 99)) for name, ns in single.items()}
-    limit = bounds.ns(timed)
+    engines = {name: Engine(Spread.of(timed.ns[name]), tails.get(name), errors[name]) for name in made}
+    return [_seen_from(bound, engines, timed, absent) for bound in bounds]
+
+
+def _named(case: Case) -> str:
+    """What we are called among ourselves."""
+    return f"{OURS} {case.precision}" if case.reduced else OURS
+
+
+def _seen_from(bound: Limits, engines: Mapping[str, Engine], timed: Rounds, absent: Mapping[str, str]) -> Measured:
+    """One of the cases that took turns."""
+    case, own = bound.case, _named(bound.case)
+    limit = bound.ns(Rounds({name: timed.ns[f"{case.precision} {name}"] for name in bound.contenders}))
+    others = {name: engine for name, engine in engines.items() if name != own}
     return Measured(
         str(case.net),
         case.net.size,
@@ -131,11 +166,11 @@ def measure(case: Case, names: Iterable[str], effort: Effort) -> Measured:
         case.precision,
         case.threads,
         sum(case.net.products),
-        bounds.nbytes,
-        {name: Engine(Spread.of(timed.ns[name]), tails.get(name), errors[name]) for name in made},
-        {name: Spread.of(timed.ns[name] / timed.ns[OURS]) for name in made if name != OURS},
-        Spread.of(limit) if bounds.known else None,
-        Spread.of(limit / timed.ns[OURS]) if bounds.known else None,
+        bound.nbytes,
+        {OURS: engines[own], **others},
+        {name: Spread.of(timed.ns[name] / timed.ns[own]) for name in others},
+        Spread.of(limit) if bound.known else None,
+        Spread.of(limit / timed.ns[own]) if bound.known else None,
         absent,
     )
 

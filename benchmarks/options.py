@@ -6,8 +6,8 @@ import argparse
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from ..kernels.precision import PRECISIONS
 from .cells import CELLS, MODES, NETS, SIZES
-from .limits import BYTES
 from .peers import DEFAULT, PEERS
 
 __all__ = ["DESCRIPTION", "EPILOG", "PARTS", "add_options"]
@@ -26,22 +26,25 @@ engine is timed before its results have been found right.
 EPILOG = """\
 parts:
   grid     every case, beside the peers and the limit
+  claims   what gatestep means to reach: also with smaller weights, with two
+           threads, in fresh processes; a few minutes by itself
   kernels  the kernel of a step alone, and what the call from Python adds
   tails    10^6 steps one by one; steps every 10 ms; after silence
   growth   with hidden size, layers, rows and streams
   process  cold start, memory, installed size, requests for memory
   loading  time and memory of loading files
 
-With none of --json, --markdown, --html, --readme, --plot and --compare, tables go
-to standard output. Engines come with: pip install 'gatestep[bench]'.
+With none of --json, --markdown, --html, --readme, --claims, --plot and --compare,
+tables go to standard output. Engines come with: pip install 'gatestep[bench]'.
 
 examples:
   gatestep bench --quick
+  gatestep bench --parts claims
   gatestep bench denoiser.onnx --html report.html
   gatestep bench --cells gru --sizes 40x64 --modes step --precision float32,w8
   gatestep bench --json new.json --compare old.json
 """
-PARTS = ("grid", "kernels", "tails", "growth", "process", "loading")
+PARTS = ("grid", "claims", "kernels", "tails", "growth", "process", "loading")
 
 
 def add_options(command: argparse.ArgumentParser) -> None:
@@ -55,7 +58,7 @@ def add_options(command: argparse.ArgumentParser) -> None:
     _list(command, "modes", MODES, MODES)
     _list(command, "parts", PARTS, PARTS)
     _list(command, "peers", tuple(PEERS), DEFAULT)
-    _list(command, "precision", tuple(BYTES), ("float32",), "measure at each of these")
+    _list(command, "precision", PRECISIONS, ("float32",), "measure at each of these")
     command.add_argument(
         "--threads", metavar="LIST", type=threads, default=(1,), help="measure with each of these numbers (default: 1)"
     )
@@ -65,6 +68,7 @@ def add_options(command: argparse.ArgumentParser) -> None:
     command.add_argument("--html", metavar="FILE", type=Path, help="write a page with plots (needs matplotlib)")
     command.add_argument("--plot", metavar="FILE", type=Path, help="write a picture, .svg or .png (needs matplotlib)")
     command.add_argument("--readme", metavar="FILE", type=Path, help="write a summary between the markers of this file")
+    command.add_argument("--claims", metavar="FILE", type=Path, help="the same with what was to be reached")
     command.add_argument("--compare", metavar="OLD", type=Path, help="show what changed since another run's --json")
     command.add_argument(
         "--fail-if-slower", action="store_true", help="with --compare: exit code 1 if a case is slower"

@@ -6,9 +6,10 @@ import re
 from collections.abc import Sequence
 from html import escape
 
+from .figures import micro, times
 from .peers import OURS
 from .results import Report
-from .tables import LIMIT, Table, facts, micro, preamble, tables, times
+from .tables import AIMED, LIMIT, Table, answered, facts, preamble, tables
 
 __all__ = ["page"]
 
@@ -65,6 +66,9 @@ def page(report: Report, plots: dict[str, str]) -> str:
     for name, plot in plots.items():
         title, caption = CAPTIONS[name]
         parts += [f"<h2>{title}</h2>", f'<p class="soft">{caption}</p>', plot]
+    made = answered(report)
+    if made:
+        parts += ["<h2>What was to be reached</h2>", f'<p class="soft">{_text(AIMED)}</p>', *map(_table, made)]
     parts += ["<h2>Every figure</h2>", *map(_table, tables(report)), f"<p>{_text(LIMIT)}</p>" if report.cases else ""]
     said = facts(report)
     if said:

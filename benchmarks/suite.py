@@ -12,7 +12,8 @@ import numpy as np
 
 import gatestep
 
-from . import allocations, cold, footprint, growth, limits, loading, measuring, pictures, tails
+from . import allocations, claims, cold, footprint, growth, limits, loading, measuring, pictures, tails
+from . import tables as text
 from .cells import Case, Net, grid
 from .comparison import compared, comparison
 from .models import MODES, Own
@@ -20,10 +21,10 @@ from .page import page
 from .peers import OURS, available
 from .progress import Progress
 from .results import Report, Surroundings, read_json, to_json
-from .tables import END, START, markdown, readme
+from .tables import END, START
 from .timing import Effort
 
-__all__ = ["FULL", "QUICK", "alone", "run", "write_readme"]
+__all__ = ["FULL", "QUICK", "alone", "run", "write_between"]
 
 FULL = Effort()
 QUICK = Effort(seconds=0.05, least=5, tail=1000)
@@ -59,24 +60,26 @@ def run(options: argparse.Namespace, own: Iterable[Own] = ()) -> int:
         A file cannot be written, or read for comparison; says which.
     """
     old = read_json(options.compare) if options.compare is not None else None
-    for path in (options.json, options.markdown, options.html, options.plot, options.readme):
+    for path in (options.json, options.markdown, options.html, options.plot, options.readme, options.claims):
         if path is not None and not path.parent.is_dir():
             raise FileNotFoundError(2, "there is no such folder", str(path.parent))
     made = measured(options, list(own))
     if options.json is not None:
         options.json.write_text(to_json(made))
     if options.markdown is not None and str(options.markdown) != "-":
-        options.markdown.write_text(markdown(made))
+        options.markdown.write_text(text.markdown(made))
     if options.plot is not None:
         pictures.save(made, options.plot)
     if options.html is not None:
         options.html.write_text(page(made, pictures.figures(made)), encoding="utf-8")
     if options.readme is not None:
         picture = None if options.plot is None else os.path.relpath(options.plot, options.readme.parent)
-        write_readme(options.readme, readme(made, picture))
-    files = (options.json, options.markdown, options.html, options.plot, options.readme, options.compare)
-    if str(options.markdown) == "-" or not any(files):
-        print(markdown(made), end="")
+        write_between(options.readme, text.readme(made, picture))
+    if options.claims is not None:
+        write_between(options.claims, text.claims(made))
+    written = (options.json, options.html, options.plot, options.readme, options.claims, options.compare)
+    if str(options.markdown) == "-" or not any((*written, options.markdown)):
+        print(text.markdown(made), end="")
     if old is None:
         return 0
     changes = compared(old, made)
@@ -93,9 +96,11 @@ def measured(options: argparse.Namespace, own: list[Own]) -> Report:
     parts = [part for part in options.parts if not own or part == "grid"]
     nets = [] if own else list(grid(options.cells, options.sizes, options.nets))
     cases = list(_cases(nets, options)) if "grid" in parts else []
-    single = [net for net in nets if net.layers == net.directions == 1 and not net.outputs]
-    others = [part for part in parts if part not in ("grid", "kernels")]
-    jobs = len(own) * len(MODES) + len(cases) + len(single) * ("kernels" in parts) + len(others) + bool(cases)
+    single = [net for net in nets if net.layers == net.directions == 1 and not net.outputs and "kernels" in parts]
+    if "claims" in parts:
+        cases += claims.cases(cases)
+        single += [net for net in claims.KERNELS if net not in single]
+    jobs = len(own) * len(MODES) + len(cases) + len(single) + len(set(parts) - {"grid", "kernels"}) + bool(cases)
     progress = Progress(jobs)
     for name, why in skipped.items():
         progress.note(f"{name} is skipped: {why}")
@@ -107,25 +112,27 @@ def measured(options: argparse.Namespace, own: list[Own]) -> Report:
             if mode in options.modes:
                 with progress.step(f"{model.name} {mode}"):
                     _measure_model(report, model, mode, versions, effort)
-    for case in cases:
-        with progress.step(f"{case.net} {case.mode}"):
-            report.cases.append(measuring.measure(case, versions, effort))
-    if "kernels" in parts:
-        for net in single:
-            with progress.step(f"{net} kernel"):
-                report.kernels.append(limits.kernel(net, effort))
+    for together in cases:
+        with progress.step(f"{together[0].net} {together[0].mode}"):
+            report.cases += measuring.measure(together, versions, effort)
+    for net in single:
+        with progress.step(f"{net} kernel"):
+            report.kernels.append(limits.kernel(net, effort))
     _others(report, options, parts, versions, effort, progress)
     progress.close()
     return report
 
 
-def _cases(nets: Iterable[Net], options: argparse.Namespace) -> Iterator[Case]:
-    """The grid, at every precision and number of threads."""
+def _cases(nets: Iterable[Net], options: argparse.Namespace) -> Iterator[list[Case]]:
+    """The grid, at every precision and number of threads; what is less than float32 together."""
+    reduced = [precision for precision in options.precision if precision != "float32"]
     for net in nets:
         for mode in options.modes:
             if net.states or mode in ("sequence", "batch"):
-                for precision in options.precision:
-                    yield from (Case.of(net, mode, precision, threads) for threads in options.threads)
+                for threads in options.threads:
+                    for tiers in (["float32"] if "float32" in options.precision else [], reduced):
+                        if tiers:
+                            yield [Case.of(net, mode, tier, threads) for tier in tiers]
 
 
 def _measure_model(report: Report, model: Own, mode: str, names: Iterable[str], effort: Effort) -> None:
@@ -150,13 +157,16 @@ def _others(
         with progress.step("tails"):
             amount = tails.Amount(2000, 5) if quick else tails.Amount()
             report.tails[str(TAILED)] = tails.measure(TAILED, versions, effort, amount)
-    if "growth" in parts:
+    axes = list(growth.GROWTHS) if "growth" in parts else ["rows"] if "claims" in parts else []
+    if axes:
         with progress.step("growth"):
-            report.growth = [growth.measure(axis, effort, quick) for axis in growth.GROWTHS]
-    if "process" in parts:
+            report.growth = [growth.measure(axis, effort, quick) for axis in axes]
+    if "process" in parts or "claims" in parts:
         with progress.step("fresh processes"):
-            report.installed = footprint.installed([OURS, *versions])
             report.cold = cold.measure(versions, 3 if quick else 15)
+    if "process" in parts:
+        report.installed = footprint.installed([OURS, *versions])
+        with progress.step("requests for memory"):
             try:
                 report.allocations = allocations.measure(1000 if quick else 10_000)
             except OSError as error:
@@ -169,7 +179,7 @@ def _others(
                 report.skipped["loading"] = str(error)
 
 
-def write_readme(path: Path, text: str) -> None:
+def write_between(path: Path, text: str) -> None:
     """Put `text` between the markers, and leave everything else as it is.
 
     Raises

@@ -7,6 +7,8 @@ from itertools import groupby
 from typing import Any
 
 from .cells import CELLS
+from .claims import answers, no_less_exact
+from .figures import megabytes, micro, rows, times
 from .loading import MORE, TIMES
 from .measuring import Measured
 from .peers import OURS
@@ -17,14 +19,12 @@ __all__ = [
     "START",
     "TITLES",
     "Table",
+    "claims",
     "facts",
     "grouped",
     "markdown",
-    "micro",
     "readme",
-    "rows",
     "tables",
-    "times",
 ]
 
 START, END = "<!-- bench:start -->", "<!-- bench:end -->"
@@ -42,63 +42,35 @@ TITLES = {
 Table = tuple[str, Sequence[str], Sequence[Sequence[str]]]
 
 
-# ---------------------------------------------------------------------- figures
-def micro(ns: float | None) -> str:
-    """Nanoseconds as µs with three digits, whole ones from 100 on."""
-    if ns is None:
-        return ""
-    us = ns / 1e3
-    return f"{us:,.0f}" if us >= 100 else f"{us:.{2 if us < 10 else 1}f}" if us >= 1 else f"{us:.3f}"
-
-
-def times(ratio: float) -> str:
-    """How many times as long."""
-    return f"{ratio:.0f}×" if ratio >= 10 else f"{ratio:.1f}×" if ratio >= 2 else f"{ratio:.2f}×"
-
-
-def megabytes(size: float) -> str:
-    """Bytes as MB."""
-    return f"{size / 1e6:,.0f}" if size >= 1e7 else f"{size / 1e6:.1f}"
-
-
-def rows(head: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
-    """A table in Markdown, aligned as text too: the first column to the left, others to the right."""
-    widths = [max(3, *(len(line[k]) for line in (head, *lines))) for k in range(len(head))]
-
-    def text(line: Sequence[str]) -> str:
-        cells = [f"{line[0]:<{widths[0]}}", *(f"{c:>{w}}" for c, w in zip(line[1:], widths[1:], strict=True))]
-        return f"| {' | '.join(cells)} |"
-
-    rule = [f":{'-' * (widths[0] - 1)}", *(f"{'-' * (width - 1)}:" for width in widths[1:])]
-    return "\n".join([text(head), f"| {' | '.join(rule)} |", *map(text, lines)])
-
-
 # ---------------------------------------------------------------------- tables
 def grouped(cases: Iterable[Measured]) -> list[tuple[str, list[Measured]]]:
-    """Cases of one kind of net called in one way, with a title."""
+    """Cases of one kind of net called in one way, with a title; those with smaller weights together."""
 
-    def kind(case: Measured) -> tuple[str, str, int, str]:
-        return case.mode, case.precision, case.threads, case.net.split()[0] if case.size else "file"
+    def kind(case: Measured) -> tuple[str, bool, int, str]:
+        return case.mode, case.precision != "float32", case.threads, case.net.split()[0] if case.size else "file"
 
     held = list(cases)
     nets = list(dict.fromkeys(kind(case)[3] for case in held))
 
     def order(case: Measured) -> tuple[Any, ...]:
-        mode, precision, threads, net = kind(case)
-        return precision != "float32", precision, threads, list(TITLES).index(mode), nets.index(net)
+        mode, reduced, threads, net = kind(case)
+        return reduced, threads, list(TITLES).index(mode), nets.index(net)
 
     made = []
-    for (mode, precision, threads, net), group in groupby(sorted(held, key=order), key=kind):
+    for (mode, reduced, threads, net), group in groupby(sorted(held, key=order), key=kind):
         members = list(group)
         title = TITLES[mode].format(frames=members[0].frames, rows=members[0].rows)
         named = title if net == "file" else f"{net}. {title}"
-        made.append((", ".join([named, *_unusual(precision, threads)]), members))
+        made.append((", ".join([named, *_unusual(reduced, threads)]), members))
     return made
 
 
 def tables(report: Report) -> list[Table]:
     """Every table of a run."""
-    made = [_cases(title, cases) for title, cases in grouped(report.cases)]
+    made = [
+        (_cases if cases[0].precision == "float32" else _smaller)(title, cases)
+        for title, cases in grouped(report.cases)
+    ]
     if report.kernels:
         made.append(_kernels(report))
     for net, tails in report.tails.items():
@@ -134,30 +106,59 @@ def tables(report: Report) -> list[Table]:
 def _cases(title: str, cases: Sequence[Measured]) -> Table:
     """One line per net."""
     peers = list(dict.fromkeys(name for case in cases for name in case.engines if name != OURS))
-    carried, reduced = cases[0].mode == "step", cases[0].precision != "float32"
+    carried = cases[0].mode == "step"
     bounded = any(case.reached is not None for case in cases)
     head = ["size" if cases[0].size else "file", OURS]
-    head += [
-        *(["p99"] if carried else []),
-        *(["error"] if reduced else []),
-        *peers,
-        *(["of the limit"] if bounded else []),
-    ]
+    head += [*(["p99"] if carried else []), *(["limit", "of the limit"] if bounded else []), *peers]
     lines = []
     for case in cases:
         own = case.engines[OURS]
-        line = [case.net.split(maxsplit=1)[1] if case.size else case.net, f"**{micro(own.ns.median)}**"]
-        line += [*([micro(own.p99_ns)] if carried else []), *([f"{own.error:.0e}"] if reduced else [])]
+        line = [_line_of(case), f"**{micro(own.ns.median)}**", *([micro(own.p99_ns)] if carried else [])]
+        if bounded:
+            line += [
+                micro(None if case.limit is None else case.limit.median),
+                "" if case.reached is None else f"{case.reached.median:.0%}",
+            ]
         for name in peers:
             engine = case.engines.get(name)
-            error = f", {engine.error:.0e}" if engine is not None and reduced else ""
-            line.append(
-                "" if engine is None else f"{micro(engine.ns.median)} ({times(case.ratios[name].median)}{error})"
-            )
-        if bounded:
-            line.append("" if case.reached is None else f"{case.reached.median:.0%}")
+            line.append("" if engine is None else f"{micro(engine.ns.median)} ({times(case.ratios[name].median)})")
         lines.append(line)
     return title, head, lines
+
+
+def _smaller(title: str, cases: Sequence[Measured]) -> Table:
+    """One line per net, one column per tier; peers are held to the fastest tier that is no less exact."""
+    tiers = list(dict.fromkeys(case.precision for case in cases))
+    own = {f"{OURS} {tier}" for tier in tiers}
+    others = list(dict.fromkeys(name for case in cases for name in case.engines if name != OURS and name not in own))
+    lines = []
+    for named in dict.fromkeys(_line_of(case) for case in cases):
+        members = {case.precision: case for case in cases if _line_of(case) == named}
+        line = [named]
+        for tier in tiers:
+            case = members.get(tier)
+            line.append("" if case is None else f"**{micro(case.engines[OURS].ns.median)}** ({_exact(case)})")
+        for name in others:
+            held = [case for case in members.values() if name in case.engines]
+            if held:
+                fair = no_less_exact(held, name)
+                engine, ratio = fair.engines[name], fair.ratios[name].median
+                line.append(f"{micro(engine.ns.median)} ({times(ratio)}, {engine.error:.0e})")
+            else:
+                line.append("")
+        lines.append(line)
+    head = ["size" if cases[0].size else "file", *(f"{OURS} {tier}" for tier in tiers), *others]
+    return f"{title} (largest error, of the limit)", head, lines
+
+
+def _line_of(case: Measured) -> str:
+    """What the line of a case begins with, in a table of nets of one kind."""
+    return case.net.split(maxsplit=1)[1] if case.size else case.net
+
+
+def _exact(case: Measured) -> str:
+    reached = "" if case.reached is None else f", {case.reached.median:.0%}"
+    return f"{case.engines[OURS].error:.0e}{reached}"
 
 
 def _kernels(report: Report) -> Table:
@@ -265,6 +266,9 @@ def markdown(report: Report) -> str:
     parts += [f"**{title}**\n\n{rows(head, lines)}" for title, head, lines in tables(report)]
     if any(case.reached is not None for case in report.cases):
         parts.append(LIMIT)
+    made = _answered(report)
+    if made:
+        parts += ["What was to be reached:", *made]
     said = facts(report)
     if said:
         parts.append("\n".join(f"- {fact}" for fact in said))
@@ -287,45 +291,78 @@ def readme(report: Report, picture: str | None = None) -> str:
 def _summaries(report: Report) -> Iterator[Table]:
     """Per way to call: the sizes down, the cells across; and the nets beside the grid."""
     grid = [case for case in report.cases if case.net in {f"{cell.upper()} {case.size}" for cell in CELLS}]
-    for (mode, precision, threads), cases in _by_call(grid).items():
+    for (mode, reduced, threads), cases in _by_call(grid).items():
         nets = list(dict.fromkeys(case.net.split()[0] for case in cases))
-        found = {(case.net.split()[0], case.size): case for case in cases}
         lines = [
-            [size, *(part for net in nets for part in _summary(found.get((net, size))))]
-            for size in dict.fromkeys(case.size for case in cases)
+            [size, *(part for net in nets for part in _summary([c for c in cases if c.net == f"{net} {size}"]))]
+            for size in sorted({case.size for case in cases}, key=lambda size: [int(part) for part in size.split("→")])
         ]
         head = ["size", *(part for net in nets for part in (net, "of the limit", "fastest peer"))]
         title = TITLES[mode].format(frames=cases[0].frames, rows=cases[0].rows)
-        yield ", ".join([title, *_unusual(precision, threads)]), head, lines
+        yield ", ".join([title, *_unusual(reduced, threads)]), head, lines
     others = _by_call([case for case in report.cases if case not in grid])
     lines = [
-        [case.net, ", ".join([mode, *_unusual(precision, threads)]), *_summary(case)]
-        for (mode, precision, threads), cases in others.items()
-        for case in cases
+        [net, ", ".join([mode, *_unusual(reduced, threads)]), *_summary([case for case in cases if case.net == net])]
+        for (mode, reduced, threads), cases in others.items()
+        for net in dict.fromkeys(case.net for case in cases)
     ]
     if lines:
         yield "Other nets", ["net", "call", OURS, "of the limit", "fastest peer"], lines
 
 
-def _by_call(cases: Iterable[Measured]) -> dict[tuple[str, str, int], list[Measured]]:
-    """Cases by mode, precision and threads: what is usual first."""
+def _by_call(cases: Iterable[Measured]) -> dict[tuple[str, bool, int], list[Measured]]:
+    """Cases by mode, smaller weights or not, and threads: what is usual first."""
     order = list(TITLES)
-    made: dict[tuple[str, str, int], list[Measured]] = {}
-    for case in sorted(cases, key=lambda c: (c.precision != "float32", c.precision, c.threads, order.index(c.mode))):
-        made.setdefault((case.mode, case.precision, case.threads), []).append(case)
+    made: dict[tuple[str, bool, int], list[Measured]] = {}
+    for case in sorted(cases, key=lambda c: (c.precision != "float32", c.threads, order.index(c.mode))):
+        made.setdefault((case.mode, case.precision != "float32", case.threads), []).append(case)
     return made
 
 
-def _unusual(precision: str, threads: int) -> list[str]:
+def _unusual(reduced: bool, threads: int) -> list[str]:
     """What a title has to say of these."""
-    return [*([precision] if precision != "float32" else []), *([f"{threads} threads"] if threads > 1 else [])]
+    return [*(["smaller weights"] if reduced else []), *([f"{threads} threads"] if threads > 1 else [])]
 
 
-def _summary(case: Measured | None) -> list[str]:
-    if case is None:
+def _summary(tiers: Sequence[Measured]) -> list[str]:
+    """One net: ours, at which part of the limit, and the fastest peer; with smaller weights as exact as the peer."""
+    if not tiers:
         return ["", "", ""]
-    own, peer = f"**{micro(case.engines[OURS].ns.median)}**", case.fastest
+    peer = tiers[0].fastest
+    case = tiers[0] if peer is None else no_less_exact(tiers, peer)
+    own, reduced = f"**{micro(case.engines[OURS].ns.median)}**", case.precision != "float32"
+    exact = f" {case.precision}, {case.engines[OURS].error:.0e}" if reduced else ""
+    if case.threads > 1:
+        exact += f" ({times(case.ratios[f'{OURS} 1 thread'].median)} as fast as one)"
     reached = "" if case.reached is None else f"{case.reached.median:.0%}"
     if peer is None:
-        return [own, reached, ""]
-    return [own, reached, f"{peer} {micro(case.engines[peer].ns.median)} ({times(case.ratios[peer].median)})"]
+        return [own + exact, reached, ""]
+    engine, ratio = case.engines[peer], times(case.ratios[peer].median)
+    held = f"{ratio}, {engine.error:.0e}" if reduced else ratio
+    return [own + exact, reached, f"{peer} {micro(engine.ns.median)} ({held})"]
+
+
+AIMED = (
+    "*At the limit*: what would be reached if ours took the time of the limit in the same rounds. An aim beyond that "
+    "is none for kernels on this machine."
+)
+
+
+def answered(report: Report) -> list[Table]:
+    """What gatestep means to reach, and what came out."""
+    head = ["", OURS, "against", "reached", "at the limit", "aim", ""]
+    made: list[Table] = []
+    for about, group in groupby(answers(report), key=lambda answer: answer.about):
+        lines = [[a.what, a.ours, a.other, a.figure, a.limit, a.aim, "yes" if a.reached else "no"] for a in group]
+        made.append((about, head, lines))
+    return made
+
+
+def _answered(report: Report) -> list[str]:
+    made = [f"**{about}**\n\n{rows(head, lines)}" for about, head, lines in answered(report)]
+    return [*made, AIMED] if made else []
+
+
+def claims(report: Report) -> str:
+    """Nothing but that."""
+    return "\n\n".join([*preamble(report), *_answered(report)]) + "\n"

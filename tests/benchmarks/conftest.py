@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
-from gatestep.benchmarks import cells, growth, limits, suite, tails, timing
+from gatestep.benchmarks import cells, claims, growth, limits, suite, tails, timing
 
 BRIEF = timing.Effort(seconds=1e-3, round_seconds=1e-4, least=3, tail=100)
 
@@ -21,6 +23,11 @@ def brief(monkeypatch: pytest.MonkeyPatch) -> timing.Effort:
     monkeypatch.setattr(tails, "SILENCE", 10)
     monkeypatch.setattr(tails, "PERIOD", 1e-4)
     monkeypatch.setattr(tails, "COLD_BYTES", 1 << 12)
+    small = cells.Net("gru", 3, 17)
+    nets = {aim: replace(small, bidirectional=aim.net.bidirectional) for aim in claims.AIMS}
+    monkeypatch.setattr(claims, "AIMS", tuple(replace(aim, net=net) for aim, net in nets.items()))
+    monkeypatch.setattr(claims, "KERNELS", (small,))
+    monkeypatch.setattr(claims, "ROWS", 2)
     shrunk = {axis: (shown, (1, 2), (1,)) for axis, (shown, _, _) in growth.GROWTHS.items()}
     monkeypatch.setattr(growth, "GROWTHS", shrunk)
     return BRIEF

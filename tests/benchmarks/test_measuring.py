@@ -78,12 +78,12 @@ def test_unequal_results_are_never_timed(monkeypatch: pytest.MonkeyPatch, brief:
     right = peers.PEERS["numpy"]
     monkeypatch.setitem(peers.PEERS, "numpy", wrong)
     with pytest.raises(ArithmeticError, match="numpy"):
-        measuring.measure(Case(Net("lstm", 2, 5), "step", 1, 1), ["numpy"], brief)
+        measuring.measure([Case(Net("lstm", 2, 5), "step", 1, 1)], ["numpy"], brief)
 
 
 def test_fewer_bits_are_held_to_float32(brief: timing.Effort) -> None:
     """In the same rounds, with the error of both."""
-    measured = measuring.measure(Case(Net("gru", 16, 32), "step", 1, 1, "w16"), [], brief)
+    (measured,) = measuring.measure([Case(Net("gru", 16, 32), "step", 1, 1, "w16")], [], brief)
     assert measured.ratios.keys() == {"gatestep float32"}
     assert measured.engines["gatestep float32"].error < 1e-6
     assert measured.engines["gatestep"].error < 1e-3
@@ -92,7 +92,7 @@ def test_fewer_bits_are_held_to_float32(brief: timing.Effort) -> None:
 
 def test_more_threads_are_held_to_one(brief: timing.Effort) -> None:
     """In the same rounds; it is no peer."""
-    measured = measuring.measure(Case(Net("gru", 4, 8), "batch", 3, 4, threads=2), ["numpy"], brief)
+    (measured,) = measuring.measure([Case(Net("gru", 4, 8), "batch", 3, 4, threads=2)], ["numpy"], brief)
     assert measured.ratios.keys() == {"gatestep 1 thread"}
     assert measured.fastest is None
     assert "numpy" in measured.absent

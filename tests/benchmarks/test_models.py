@@ -86,7 +86,7 @@ def test_command(own: models.Own, tmp_path: Path, capsys: pytest.CaptureFixture[
     written = capsys.readouterr().out
     assert "gatestep 1 thread" in written
     if gatestep.load(own.source, precision="w8").precision == "w8":
-        assert "state carried, w8, 2 threads" in written
+        assert "state carried, smaller weights, 2 threads" in written
         assert "gatestep float32" in written
     gatestep.convert(own.source, tmp_path / "net.gatestep")
     assert main(["bench", "--quick", str(tmp_path / "net.gatestep")]) == 0

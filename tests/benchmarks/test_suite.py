@@ -14,6 +14,7 @@ from xml.etree import ElementTree
 
 import pytest
 from gatestep.benchmarks import cold, footprint, peers, results, suite, tables
+from gatestep.benchmarks import figures as figures_of
 
 from gatestep.__main__ import main
 
@@ -135,7 +136,7 @@ def test_readme_without_markers_is_left_alone(tmp_path: Path, text: str) -> None
     path = tmp_path / "README.md"
     path.write_text(text)
     with pytest.raises(ValueError, match="bench:start"):
-        suite.write_readme(path, "table")
+        suite.write_between(path, "table")
     assert path.read_text() == text
 
 
@@ -143,16 +144,16 @@ def test_readme_keeps_every_other_byte(tmp_path: Path) -> None:
     """Line ends and letters outside the markers are not touched; writing twice is writing once."""
     path = tmp_path / "README.md"
     path.write_bytes(f"é\r\n{tables.START}\r\nold\r\n{tables.END}\r\nrest\n\n".encode())
-    suite.write_readme(path, "new\n")
+    suite.write_between(path, "new\n")
     once = path.read_bytes()
     assert once == f"é\r\n{tables.START}\nnew\n{tables.END}\r\nrest\n\n".encode()
-    suite.write_readme(path, "new\n")
+    suite.write_between(path, "new\n")
     assert path.read_bytes() == once
 
 
 def test_tables_line_up() -> None:
     """As text, and as Markdown."""
-    lines = tables.rows(["size", "a", "longer"], [["1→16", "1.00", "2"], ["512→1024", "10,000", ""]]).splitlines()
+    lines = figures_of.rows(["size", "a", "longer"], [["1→16", "1.00", "2"], ["512→1024", "10,000", ""]]).splitlines()
     assert len({len(line) for line in lines}) == 1
     assert lines[1] == "| :------- | -----: | -----: |"
 
