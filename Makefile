@@ -43,7 +43,7 @@ export CHECK
 help:
 	@echo "make demo     denoise a recording frame by frame, and say how fast (sets everything up itself)"
 	@echo "make test     the tests (sets everything up itself)"
-	@echo "make bench    measure, and refresh the figures in README.md and docs/benchmarks.md"
+	@echo "make bench    measure, and refresh the figures in README.md and docs/figures.md"
 	@echo "make precision  measure the precision tiers, and write the table in docs/precision.md"
 	@echo "make importers  hold PyTorch files to PyTorch, and write docs/importers.md (takes torch)"
 	@echo "make lint     ruff"
@@ -68,7 +68,7 @@ test: $(INSTALLED)
 	@$(BIN)/pytest $(ARGS)
 
 bench: $(INSTALLED)
-	@$(BIN)/gatestep bench --readme README.md --plot docs/latency.svg --claims docs/benchmarks.md $(ARGS)
+	@$(BIN)/gatestep bench --readme README.md --plot docs/latency.svg --markdown docs/figures.md $(ARGS)
 
 precision: $(INSTALLED)
 	@$(BIN)/python docs/make_precision.py

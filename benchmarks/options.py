@@ -34,8 +34,8 @@ parts:
   process  cold start, memory, installed size, requests for memory
   loading  time and memory of loading files
 
-With none of --json, --markdown, --html, --readme, --claims, --plot and --compare,
-tables go to standard output. Engines come with: pip install 'gatestep[bench]'.
+With none of --json, --markdown, --html, --readme, --plot and --compare, tables go
+to standard output. Engines come with: pip install 'gatestep[bench]'.
 
 examples:
   gatestep bench --quick
@@ -68,7 +68,6 @@ def add_options(command: argparse.ArgumentParser) -> None:
     command.add_argument("--html", metavar="FILE", type=Path, help="write a page with plots (needs matplotlib)")
     command.add_argument("--plot", metavar="FILE", type=Path, help="write a picture, .svg or .png (needs matplotlib)")
     command.add_argument("--readme", metavar="FILE", type=Path, help="write a summary between the markers of this file")
-    command.add_argument("--claims", metavar="FILE", type=Path, help="the same with what was to be reached")
     command.add_argument("--compare", metavar="OLD", type=Path, help="show what changed since another run's --json")
     command.add_argument(
         "--fail-if-slower", action="store_true", help="with --compare: exit code 1 if a case is slower"

@@ -24,7 +24,7 @@ from .results import Report, Surroundings, read_json, to_json
 from .tables import END, START
 from .timing import Effort
 
-__all__ = ["FULL", "QUICK", "alone", "run", "write_between"]
+__all__ = ["FULL", "QUICK", "alone", "run", "write_readme"]
 
 FULL = Effort()
 QUICK = Effort(seconds=0.05, least=5, tail=1000)
@@ -60,7 +60,7 @@ def run(options: argparse.Namespace, own: Iterable[Own] = ()) -> int:
         A file cannot be written, or read for comparison; says which.
     """
     old = read_json(options.compare) if options.compare is not None else None
-    for path in (options.json, options.markdown, options.html, options.plot, options.readme, options.claims):
+    for path in (options.json, options.markdown, options.html, options.plot, options.readme):
         if path is not None and not path.parent.is_dir():
             raise FileNotFoundError(2, "there is no such folder", str(path.parent))
     made = measured(options, list(own))
@@ -74,10 +74,8 @@ def run(options: argparse.Namespace, own: Iterable[Own] = ()) -> int:
         options.html.write_text(page(made, pictures.figures(made)), encoding="utf-8")
     if options.readme is not None:
         picture = None if options.plot is None else os.path.relpath(options.plot, options.readme.parent)
-        write_between(options.readme, text.readme(made, picture))
-    if options.claims is not None:
-        write_between(options.claims, text.claims(made))
-    written = (options.json, options.html, options.plot, options.readme, options.claims, options.compare)
+        write_readme(options.readme, text.readme(made, picture))
+    written = (options.json, options.html, options.plot, options.readme, options.compare)
     if str(options.markdown) == "-" or not any((*written, options.markdown)):
         print(text.markdown(made), end="")
     if old is None:
@@ -179,7 +177,7 @@ def _others(
                 report.skipped["loading"] = str(error)
 
 
-def write_between(path: Path, text: str) -> None:
+def write_readme(path: Path, text: str) -> None:
     """Put `text` between the markers, and leave everything else as it is.
 
     Raises

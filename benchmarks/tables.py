@@ -6,7 +6,6 @@ from collections.abc import Iterable, Iterator, Sequence
 from itertools import groupby
 from typing import Any
 
-from .cells import CELLS
 from .claims import answers, no_less_exact
 from .figures import megabytes, micro, rows, times
 from .loading import MORE, TIMES
@@ -15,11 +14,13 @@ from .peers import OURS
 from .results import Report
 
 __all__ = [
+    "AIMED",
     "END",
+    "LIMIT",
     "START",
     "TITLES",
     "Table",
-    "claims",
+    "answered",
     "facts",
     "grouped",
     "markdown",
@@ -63,6 +64,11 @@ def grouped(cases: Iterable[Measured]) -> list[tuple[str, list[Measured]]]:
         named = title if net == "file" else f"{net}. {title}"
         made.append((", ".join([named, *_unusual(reduced, threads)]), members))
     return made
+
+
+def _unusual(reduced: bool, threads: int) -> list[str]:
+    """What a title has to say of these."""
+    return [*(["smaller weights"] if reduced else []), *([f"{threads} threads"] if threads > 1 else [])]
 
 
 def tables(report: Report) -> list[Table]:
@@ -262,84 +268,86 @@ LIMIT = (
 
 def markdown(report: Report) -> str:
     """Everything."""
-    parts = preamble(report)
-    parts += [f"**{title}**\n\n{rows(head, lines)}" for title, head, lines in tables(report)]
-    if any(case.reached is not None for case in report.cases):
-        parts.append(LIMIT)
-    made = _answered(report)
-    if made:
-        parts += ["What was to be reached:", *made]
+    parts = [
+        "# Figures",
+        "Written by `gatestep bench`; docs/benchmarks.md says how each is made.",
+        *preamble(report),
+    ]
     said = facts(report)
     if said:
         parts.append("\n".join(f"- {fact}" for fact in said))
+    made = answered(report)
+    if made:
+        parts += ["## What was to be reached", AIMED, *map(_table, made)]
+    parts += ["## Every figure", *map(_table, tables(report))]
+    if any(case.reached is not None for case in report.cases):
+        parts.append(LIMIT)
     return "\n\n".join(parts) + "\n"
+
+
+def _table(table: Table) -> str:
+    title, head, lines = table
+    return f"**{title}**\n\n{rows(head, lines)}"
 
 
 def readme(report: Report, picture: str | None = None) -> str:
-    """What one wants to know in ten seconds: ours and the fastest peer, for every way to call a net."""
+    """What one wants to know in ten seconds: a frame, ours and the fastest peer; the rest in a few sentences."""
     parts = preamble(report)
     if picture is not None:
         parts.append(f"![Time of a step against the size of the net, gatestep and others]({picture})")
-    parts += [f"**{title}**\n\n{rows(head, lines)}" for title, head, lines in _summaries(report)]
-    parts.append(LIMIT)
-    said = facts(report)
+    lines = [
+        [net, *_summary(tiers["float32"]), *_summary(tiers["smaller"], limited=False)]
+        for net, tiers in _steps(report.cases).items()
+    ]
+    if lines:
+        smaller = ["smaller weights", "fastest peer"]
+        head = ["", "float32", "of the limit", "fastest peer", *(smaller if any(line[4] for line in lines) else [])]
+        parts += [_table(("One frame per call, state carried", head, [line[: len(head)] for line in lines])), LIMIT]
+    said = [*_ranges(report.cases), *facts(report)]
     if said:
         parts.append("\n".join(f"- {fact}" for fact in said))
     return "\n\n".join(parts) + "\n"
 
 
-def _summaries(report: Report) -> Iterator[Table]:
-    """Per way to call: the sizes down, the cells across; and the nets beside the grid."""
-    grid = [case for case in report.cases if case.net in {f"{cell.upper()} {case.size}" for cell in CELLS}]
-    for (mode, reduced, threads), cases in _by_call(grid).items():
-        nets = list(dict.fromkeys(case.net.split()[0] for case in cases))
-        lines = [
-            [size, *(part for net in nets for part in _summary([c for c in cases if c.net == f"{net} {size}"]))]
-            for size in sorted({case.size for case in cases}, key=lambda size: [int(part) for part in size.split("→")])
-        ]
-        head = ["size", *(part for net in nets for part in (net, "of the limit", "fastest peer"))]
-        title = TITLES[mode].format(frames=cases[0].frames, rows=cases[0].rows)
-        yield ", ".join([title, *_unusual(reduced, threads)]), head, lines
-    others = _by_call([case for case in report.cases if case not in grid])
-    lines = [
-        [net, ", ".join([mode, *_unusual(reduced, threads)]), *_summary([case for case in cases if case.net == net])]
-        for (mode, reduced, threads), cases in others.items()
-        for net in dict.fromkeys(case.net for case in cases)
-    ]
-    if lines:
-        yield "Other nets", ["net", "call", OURS, "of the limit", "fastest peer"], lines
-
-
-def _by_call(cases: Iterable[Measured]) -> dict[tuple[str, bool, int], list[Measured]]:
-    """Cases by mode, smaller weights or not, and threads: what is usual first."""
-    order = list(TITLES)
-    made: dict[tuple[str, bool, int], list[Measured]] = {}
-    for case in sorted(cases, key=lambda c: (c.precision != "float32", c.threads, order.index(c.mode))):
-        made.setdefault((case.mode, case.precision != "float32", case.threads), []).append(case)
+def _steps(cases: Iterable[Measured]) -> dict[str, dict[str, list[Measured]]]:
+    """Steps on one thread by net, those in float32 apart from those with smaller weights; of all but RNNs."""
+    made: dict[str, dict[str, list[Measured]]] = {}
+    for case in cases:
+        if case.mode == "step" and case.threads == 1 and not case.net.startswith("RNN"):
+            held = made.setdefault(case.net, {"float32": [], "smaller": []})
+            held["float32" if case.precision == "float32" else "smaller"].append(case)
     return made
 
 
-def _unusual(reduced: bool, threads: int) -> list[str]:
-    """What a title has to say of these."""
-    return [*(["smaller weights"] if reduced else []), *([f"{threads} threads"] if threads > 1 else [])]
-
-
-def _summary(tiers: Sequence[Measured]) -> list[str]:
+def _summary(tiers: Sequence[Measured], limited: bool = True) -> list[str]:
     """One net: ours, at which part of the limit, and the fastest peer; with smaller weights as exact as the peer."""
     if not tiers:
-        return ["", "", ""]
+        return [""] * (2 + limited)
     peer = tiers[0].fastest
     case = tiers[0] if peer is None else no_less_exact(tiers, peer)
-    own, reduced = f"**{micro(case.engines[OURS].ns.median)}**", case.precision != "float32"
+    reduced = case.precision != "float32"
     exact = f" {case.precision}, {case.engines[OURS].error:.0e}" if reduced else ""
-    if case.threads > 1:
-        exact += f" ({times(case.ratios[f'{OURS} 1 thread'].median)} as fast as one)"
-    reached = "" if case.reached is None else f"{case.reached.median:.0%}"
+    made = [f"**{micro(case.engines[OURS].ns.median)}**{exact}"]
+    if limited:
+        made.append("" if case.reached is None else f"{case.reached.median:.0%}")
     if peer is None:
-        return [own + exact, reached, ""]
+        return [*made, ""]
     engine, ratio = case.engines[peer], times(case.ratios[peer].median)
     held = f"{ratio}, {engine.error:.0e}" if reduced else ratio
-    return [own + exact, reached, f"{peer} {micro(engine.ns.median)} ({held})"]
+    return [*made, f"{peer} {micro(engine.ns.median)} ({held})"]
+
+
+def _ranges(cases: Iterable[Measured]) -> Iterator[str]:
+    """How far ahead of the fastest peer, by how a net is called."""
+    held = [case for case in cases if case.precision == "float32" and case.mode != "step" and case.fastest is not None]
+    for mode, threads in dict.fromkeys((case.mode, case.threads) for case in held):
+        members = [case for case in held if (case.mode, case.threads) == (mode, threads)]
+        ratios = sorted((case.ratios[case.fastest].median, case.net) for case in members if case.fastest is not None)
+        title = TITLES[mode].format(frames=members[0].frames, rows=members[0].rows)
+        shared = f", {threads} threads" if threads > 1 else ""
+        (least, slow), (most, fast) = ratios[0], ratios[-1]
+        many = f"{times(least)} ({slow}) to {times(most)} ({fast})" if len(ratios) > 1 else f"{times(least)} ({slow})"
+        yield f"{title}{shared}: the fastest peer takes {many} as long."
 
 
 AIMED = (
@@ -356,13 +364,3 @@ def answered(report: Report) -> list[Table]:
         lines = [[a.what, a.ours, a.other, a.figure, a.limit, a.aim, "yes" if a.reached else "no"] for a in group]
         made.append((about, head, lines))
     return made
-
-
-def _answered(report: Report) -> list[str]:
-    made = [f"**{about}**\n\n{rows(head, lines)}" for about, head, lines in answered(report)]
-    return [*made, AIMED] if made else []
-
-
-def claims(report: Report) -> str:
-    """Nothing but that."""
-    return "\n\n".join([*preamble(report), *_answered(report)]) + "\n"

@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from gatestep.benchmarks import claims, peers, results, tables
+from gatestep.benchmarks import claims, peers, results
 from gatestep.benchmarks.cells import Case, Net
 from gatestep.benchmarks.cold import Cold, Start
 from gatestep.benchmarks.measuring import Engine, Measured
@@ -15,7 +15,6 @@ from gatestep.benchmarks.timing import Spread
 from gatestep.__main__ import main
 
 NET = Net("lstm", 40, 64)
-ROOT = Path(__file__).resolve().parents[2]
 
 
 def flat(value: float) -> Spread:
@@ -111,9 +110,8 @@ def test_what_is_measured_is_not_measured_again() -> None:
 @pytest.mark.usefixtures("brief")
 def test_command(tmp_path: Path) -> None:
     """By themselves, written between the markers, beside nothing else of the grid."""
-    path, page = tmp_path / "doc.md", tmp_path / "page.html"
-    path.write_text(f"above\n{tables.START}\n{tables.END}\nbelow\n")
-    assert main(["bench", "--quick", "--parts=claims", f"--claims={path}", f"--html={page}"]) == 0
+    path, page = tmp_path / "figures.md", tmp_path / "page.html"
+    assert main(["bench", "--quick", "--parts=claims", f"--markdown={path}", f"--html={page}"]) == 0
     written = path.read_text()
     installed, _ = peers.available(peers.DEFAULT)
     if installed:
@@ -122,10 +120,3 @@ def test_command(tmp_path: Path) -> None:
     for text in ("Two threads, against one", "GRU 3→17 step, w16", "GRU 3→17", "2 rows", "LSTM 40→64 (.onnx)"):
         assert text in written
     assert "What was to be reached" in page.read_text()
-
-
-@pytest.mark.parametrize("name", ["README.md", "docs/benchmarks.md"])
-def test_documents_have_the_markers(name: str) -> None:
-    text = (ROOT / name).read_text()
-    assert text.count(tables.START) == text.count(tables.END) == 1
-    assert text.index(tables.START) < text.index(tables.END)

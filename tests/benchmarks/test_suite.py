@@ -83,17 +83,17 @@ def test_other_nets(tmp_path: Path) -> None:
     readme, full = tmp_path / "README.md", tmp_path / "full.md"
     readme.write_text(README)
     arguments = ["--quick", "--cells=none", "--modes=step,sequence", "--parts=grid", "--peers=numpy,litert"]
-    assert main(["bench", *arguments, "--nets=dtln,bilstm", f"--markdown={full}", f"--readme={readme}"]) == 0
-    calls = re.findall(r"^\| (\S+ \S+) +\| +(\S+) \| +\*\*", readme.read_text(), re.MULTILINE)
-    assert calls == [
-        ("2×LSTM 257→128→257", "step"),
-        ("2×LSTM 257→128→257", "sequence"),
-        ("BiLSTM 128→256", "sequence"),
-    ]
+    arguments += ["--nets=dtln,bilstm", "--precision=float32,w16", "--threads=1,2"]
+    assert main(["bench", *arguments, f"--markdown={full}", f"--readme={readme}"]) == 0
+    lines = [line for line in readme.read_text().splitlines() if line.startswith("| ")]
+    assert [line.split("|")[1].strip() for line in lines] == ["", ":" + "-" * 17, "2×LSTM 257→128→257"]
+    assert len(re.findall(r"\*\*[\d.]+\*\*", lines[-1])) == 2
+    assert "- A recording of 5 frames per call: the fastest peer takes" in readme.read_text()
     written = full.read_text()
     assert "2×LSTM. One frame per call" in written
     assert "BiLSTM. A recording of 5 frames per call" in written
     assert "BiLSTM. One frame" not in written
+    assert "2×LSTM. One frame per call, state carried, smaller weights, 2 threads" in written
     if "litert" in peers.available(["litert"])[0]:
         assert "no step for what reads in both directions" in written
 
@@ -136,7 +136,7 @@ def test_readme_without_markers_is_left_alone(tmp_path: Path, text: str) -> None
     path = tmp_path / "README.md"
     path.write_text(text)
     with pytest.raises(ValueError, match="bench:start"):
-        suite.write_between(path, "table")
+        suite.write_readme(path, "table")
     assert path.read_text() == text
 
 
@@ -144,10 +144,10 @@ def test_readme_keeps_every_other_byte(tmp_path: Path) -> None:
     """Line ends and letters outside the markers are not touched; writing twice is writing once."""
     path = tmp_path / "README.md"
     path.write_bytes(f"é\r\n{tables.START}\r\nold\r\n{tables.END}\r\nrest\n\n".encode())
-    suite.write_between(path, "new\n")
+    suite.write_readme(path, "new\n")
     once = path.read_bytes()
     assert once == f"é\r\n{tables.START}\nnew\n{tables.END}\r\nrest\n\n".encode()
-    suite.write_between(path, "new\n")
+    suite.write_readme(path, "new\n")
     assert path.read_bytes() == once
 
 
