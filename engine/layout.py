@@ -7,11 +7,10 @@ import numpy as np
 
 from .errors import GatestepError
 from .graph import Graph, Node
-from .lowering import Lowering
+from .lowering import Lowering, Slot
 from .memories import Memories
 from .ops.plumbing import cast
 from .record import Record
-from .states import Slot
 from .values import Buffer, View, c_strides
 from .walk import port_shapes
 

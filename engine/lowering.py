@@ -12,7 +12,7 @@ import contextlib
 import math
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
@@ -22,12 +22,26 @@ from ..kernels.tiers import WORTH
 from .errors import GatestepError, ModelFormatError, NeedsValue, ShapeError, UnsupportedModelError
 from .graph import Graph, Node, ancestors, needed
 from .ops import OPS
-from .ops.growth import growth, held
+from .record import Record
 from .values import MOST_AXES, MOST_ELEMENTS, Buffer, Merged, Tag, Value, ValueList, View, Weights, collapse
 
-__all__ = ["BATCH", "TIME", "Choice", "Instruction", "Lowering", "Mixing", "NeedsValue", "Run", "ancestors", "needed"]
+__all__ = [
+    "BATCH",
+    "TIME",
+    "Choice",
+    "Instruction",
+    "Lowering",
+    "Mixing",
+    "NeedsValue",
+    "Run",
+    "Slot",
+    "ancestors",
+    "needed",
+]
 
 TIME, BATCH = "time", "batch"
+#: A state of a recurrent operator: outputs[0] of the node, and "h", "c", or of a Scan "s0", "s1", ...
+Slot = tuple[str, str]
 #: The kernels' limit on axes after collapsing.
 MAX_NDIM = 6
 #: Elements that a program may compute from constants while it is built: these, 8 times the constants of the file and 16
@@ -39,34 +53,32 @@ WRITTEN = frozenset((4, 5, 6, 9))
 ROW_RESHAPES = frozenset(("Reshape", "Squeeze", "Unsqueeze", "Flatten"))
 
 
-class Mixing(NamedTuple):
+class Mixing(Record):
     """`node` mixes the frames (or rows) along an axis tagged `tag`, so it needs more than the present one."""
 
-    tag: Tag
-    node: Node
-    reason: str
+    def __init__(self, tag: Tag, node: Node, reason: str) -> None:
+        self.tag, self.node, self.reason = tag, node, reason
 
 
-class Run(NamedTuple):
+class Run(Record):
     """A recurrent operator runs along the axis tagged `along`, for rows side by side along `across`.
 
     `begins` are the states that begin at a value of the graph, not at a known one, with the names of those values;
     `frames` the names of what it runs over, `steps` long.
     """
 
-    node: Node
-    along: Tag
-    across: Tag
-    begins: dict[str, str]
-    frames: tuple[str, ...]
-    steps: int
+    def __init__(
+        self, node: Node, along: Tag, across: Tag, begins: dict[str, str], frames: tuple[str, ...], steps: int
+    ) -> None:
+        self.node, self.along, self.across = node, along, across
+        self.begins, self.frames, self.steps = begins, frames, steps
 
 
-class Choice(NamedTuple):
+class Choice(Record):
     """`node` chooses what runs when the program runs, by what depends on these `inputs` of the model."""
 
-    node: Node
-    inputs: frozenset[str]
+    def __init__(self, node: Node, inputs: frozenset[str]) -> None:
+        self.node, self.inputs = node, inputs
 
 
 class Instruction:
@@ -127,7 +139,7 @@ class Lowering:
         *,
         carry: bool = False,
         sketch: bool = False,
-        owned: frozenset[tuple[str, str]] = frozenset(),
+        owned: frozenset[Slot] = frozenset(),
         squeezed: dict[str, tuple[int, ...]] | None = None,
         precision: str = "float32",
     ) -> None:
@@ -138,8 +150,8 @@ class Lowering:
         self.within = False
         self.values: dict[str, Value] = {}
         self.instructions: list[Instruction] = []
-        self.slots: dict[tuple[str, str], Buffer] = {}
-        self.initial: dict[tuple[str, str], np.ndarray] = {}
+        self.slots: dict[Slot, Buffer] = {}
+        self.initial: dict[Slot, np.ndarray] = {}
         self.mixings: list[Mixing] = []
         self.lasts: list[Mixing] = []
         self.drops: list[Mixing] = []
@@ -261,6 +273,8 @@ class Lowering:
             given = sum(view.count for view in views if view.buffer.kind == "input")
             own = sum(array.size for part in self.graph.everything() for array in part.constants.values())
             self._room = MOST_COMPUTED + 8 * own + 16 * given
+        from .ops.growth import growth, held  # a stream's own graph often has nothing to compute
+
         if growth(node, inputs) > self._room:
             raise self._excess(node)
         with self.blaming(node), np.errstate(all="ignore"):
@@ -521,11 +535,11 @@ class Lowering:
             self.lasts.append(Mixing(tag, node, "takes the last frame"))
 
 
-class _Trial(NamedTuple):
+class _Trial:
     """How many there were of each kind of note."""
 
-    counts: tuple[int, ...]
-    squeezed: dict[str, tuple[int, ...]]
+    def __init__(self, counts: tuple[int, ...], squeezed: dict[str, tuple[int, ...]]) -> None:
+        self.counts, self.squeezed = counts, squeezed
 
 
 def inputs_of(node: Node, body: Graph) -> list[str]:

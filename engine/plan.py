@@ -15,9 +15,8 @@ from .bounds import fitting, multiplied
 from .errors import ShapeError
 from .graph import Node, Port
 from .layout import arranged, lowered, place_shapes
-from .lowering import Lowering
+from .lowering import Lowering, Slot
 from .program import Program, finish, memory_map
-from .states import Slot, trace
 from .values import Buffer, View
 from .walk import walk
 
@@ -129,6 +128,8 @@ class Plan:
             return self._states
 
     def _state_places(self) -> dict[str, np.ndarray]:
+        from .states import trace  # most streams are never asked
+
         graph, layout = self.graph, self.model.layout
         size = self.real.itemsize
         places: dict[str, np.ndarray] = {}

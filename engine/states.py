@@ -17,14 +17,12 @@ from typing import Any
 import numpy as np
 
 from .graph import Graph, Node
-from .lowering import Lowering, needed
+from .lowering import Lowering, Slot, needed
 from .ops import OPS
 from .values import View
 
-__all__ = ["Slot", "Traced", "pair_by_name", "repeats", "trace"]
+__all__ = ["Traced", "pair_by_name", "repeats", "trace"]
 
-#: A state of a recurrent operator: outputs[0] of the node, and "h", "c", or of a Scan "s0", "s1", ...
-Slot = tuple[str, str]
 RECURRENT = ("LSTM", "GRU", "RNN", "Scan")
 
 

@@ -22,10 +22,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from . import reference
-
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike
+
+    from .reference import Product
 
 __all__ = ["BITS", "LARGEST", "PRECISIONS", "halved", "product", "quantised", "rounded"]
 
@@ -79,7 +79,7 @@ def rounded(weights: ArrayLike, precision: str) -> Array:
     return whole.astype(np.float64) * scales
 
 
-def product(precision: str) -> reference.Product:
+def product(precision: str) -> Product:
     """What a tier makes of ``rows @ weights.T``.
 
     Parameters
@@ -87,6 +87,8 @@ def product(precision: str) -> reference.Product:
     precision : str
         One of `PRECISIONS`.
     """
+    from . import reference  # a definition, which no program needs
+
     if precision == "float32":
         return reference.product
     if precision == "bfloat16":

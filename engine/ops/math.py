@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ...kernels import reference, tiers
+from ...kernels import tiers
 from ...kernels.precision import BITS
 from ..graph import Node
 from ..values import Value, View, Weights, collapse
@@ -53,6 +53,8 @@ class Unary(Op):
         assert x is not None
         if node.op == "ThresholdedRelu":  # x >= alpha in the recurrent operators, x > alpha by itself
             return (np.where(x > node.attrs["alpha"], x, 0).astype(x.dtype),)
+        from ...kernels import reference  # a definition, which no program needs
+
         return (reference.activation(*activation_of(node))(x).astype(x.dtype),)
 
     @staticmethod

@@ -7,7 +7,6 @@ where `lead` is negative, the first ones are from before the recording.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -16,12 +15,13 @@ from ..graph import Node
 from ..values import Value, View
 from .math import REDUCTIONS
 from .plumbing import CAST_CODES
+from .recurrent import holding
 from .registry import Op, register
 
 if TYPE_CHECKING:
     from ..lowering import Lowering
 
-__all__ = ["Begin", "Memory", "Running", "holding"]
+__all__ = ["Begin", "Memory", "Running"]
 
 
 @register("Memory")
@@ -78,7 +78,7 @@ class Begin(Op):
 class Running(Op):
     """The reduction `kind` over all frames so far: after the last one, or with `every` after each.
 
-    `keepdims`, `exclusive` as the operators have them; `wait` as in `holding`.
+    `keepdims`, `exclusive` as the operators have them; `wait` as in `recurrent.holding`.
     """
 
     folds = False  # what it gives is not of its input alone
@@ -112,27 +112,6 @@ class Running(Op):
         if not attrs["every"] and not attrs["keepdims"]:
             return (y.with_(shape=kept, strides=(*y.strides[:axis], *y.strides[axis + 1 :]), tags=tags),)
         return (y,)
-
-
-def holding(ctx: Lowering, node: Node, states: Sequence[View]) -> Callable[[], None]:
-    """Keep `states` for as long as the recording has not reached `node`: for its first `wait` steps.
-
-    Returns
-    -------
-    callable
-        To be called when what changes the states has been emitted.
-    """
-    clock = ctx.clock
-    if clock is None:
-        return lambda: None
-    saved = [ctx.copy(node, state, ctx.temp(state.shape, state.dtype)) for state in states]
-
-    def release() -> None:
-        for copy, state in zip(saved, states, strict=True):
-            sizes = [state.count * state.dtype.itemsize, node.attrs["wait"]]
-            ctx.emit("hold", node, {0: copy, 1: clock, 4: state}, sizes)
-
-    return release
 
 
 def around(x: View, axis: int) -> list[int]:

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ...kernels import pack, reference, tiers
+from ...kernels import pack, tiers
 from ...kernels.precision import BITS
 from ..errors import ModelFormatError, ShapeError
 from ..graph import Node
 from ..values import Value, View, Weights
 from .math import ACTIVATIONS
-from .memory import holding
 from .plumbing import cast
 from .registry import Array, Op, register
 
@@ -100,6 +100,8 @@ class Recurrent(Op):
 
     @staticmethod
     def evaluate(node: Node, *inputs: Array | None) -> tuple[Array, ...]:
+        from ...kernels import reference  # a definition, which no program needs
+
         have = checked(node, list(inputs))
         lengths = have["lengths"]
         if lengths is not None and ((lengths < 0) | (lengths > have["x"].shape[0])).any():
@@ -219,6 +221,27 @@ class Recurrent(Op):
             )
         release()
         return y, *(final[s] for s in states)
+
+
+def holding(ctx: Lowering, node: Node, states: Sequence[View]) -> Callable[[], None]:
+    """Keep `states` for as long as the recording has not reached `node`: for its first `wait` steps.
+
+    Returns
+    -------
+    callable
+        To be called when what changes the states has been emitted.
+    """
+    clock = ctx.clock
+    if clock is None:
+        return lambda: None
+    saved = [ctx.copy(node, state, ctx.temp(state.shape, state.dtype)) for state in states]
+
+    def release() -> None:
+        for copy, state in zip(saved, states, strict=True):
+            sizes = [state.count * state.dtype.itemsize, node.attrs["wait"]]
+            ctx.emit("hold", node, {0: copy, 1: clock, 4: state}, sizes)
+
+    return release
 
 
 def scratch(t: int, b: int, i: int, p: int, h: int, precision: str) -> int:

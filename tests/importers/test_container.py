@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import io
 import json
 import os
@@ -17,6 +18,7 @@ import pytest
 from gatestep.engine.errors import ModelFormatError, UnsupportedModelError
 from gatestep.engine.graph import Graph
 from gatestep.engine.layout import Axes
+from gatestep.engine.model import Model
 from gatestep.importers import typed
 from gatestep.importers.container import PREFIX, Container
 from gatestep.importers.kinds import CONTAINER_MAGIC as MAGIC
@@ -26,6 +28,7 @@ from onnx_models import info, make
 
 import gatestep as gs
 from gatestep import nn
+from gatestep._stored import OPTIONS
 
 
 def weights(seed: int = 0, hidden: int = 6) -> dict[str, np.ndarray]:
@@ -290,3 +293,8 @@ def test_what_cannot_be_converted(tmp_path: Path) -> None:
     assert os.listdir(tmp_path) == []
     with pytest.raises(FileNotFoundError):
         gs.convert(weights(), tmp_path / "none" / "m", spec=SPEC)
+
+
+def test_a_file_keeps_every_option_of_a_model() -> None:
+    elsewhere = {"graph", "layout", "backend", "threads"}
+    assert {*OPTIONS} == inspect.signature(Model).parameters.keys() - elsewhere
