@@ -22,6 +22,7 @@ from ..kernels.tiers import WORTH
 from .errors import GatestepError, ModelFormatError, NeedsValue, ShapeError, UnsupportedModelError
 from .graph import Graph, Node, ancestors, needed
 from .ops import OPS
+from .ops.growth import growth, held
 from .record import Record
 from .values import MOST_AXES, MOST_ELEMENTS, Buffer, Merged, Tag, Value, ValueList, View, Weights, collapse
 
@@ -184,6 +185,15 @@ class Lowering:
                     hint="Cut the part you need with load(..., outputs=[...])",
                 )
 
+    def copied(self, graph: Graph) -> Lowering:
+        """The walk as it stands, over a `graph` of the same nodes; what is said of tags there, this does not know."""
+        made = object.__new__(Lowering)
+        made.__dict__.update(
+            (name, value.copy() if isinstance(value, (dict, list)) else value) for name, value in vars(self).items()
+        )
+        made.graph = graph
+        return made
+
     def _lower_all(self, graph: Graph, nodes: Iterable[Node], wanted: Iterable[str]) -> None:
         uses = Counter(name for node in nodes for name in node.inputs)
         uses.update(wanted)
@@ -273,8 +283,6 @@ class Lowering:
             given = sum(view.count for view in views if view.buffer.kind == "input")
             own = sum(array.size for part in self.graph.everything() for array in part.constants.values())
             self._room = MOST_COMPUTED + 8 * own + 16 * given
-        from .ops.growth import growth, held  # a stream's own graph often has nothing to compute
-
         if growth(node, inputs) > self._room:
             raise self._excess(node)
         with self.blaming(node), np.errstate(all="ignore"):

@@ -26,6 +26,7 @@ from .program import Packed, Program, finish
 from .stream import Stream
 from .threads import checked
 from .values import Buffer, View
+from .walk import sharing
 
 __all__ = ["Model"]
 
@@ -63,6 +64,7 @@ class Model:
     >>> mask = stream.step(frame)  # (F,) -> (F,)
     """
 
+    @sharing()
     def __init__(
         self,
         graph: Graph,

@@ -6,7 +6,10 @@ What is found about time, batch, states and cells is read off such walks.
 from __future__ import annotations
 
 import itertools
+from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
 from functools import cache
 from typing import Any
 
@@ -17,12 +20,17 @@ from .graph import Graph
 from .lowering import Lowering
 from .values import MOST_AXES, Buffer, Merged, Tag, View
 
-__all__ = ["axis_of", "axis_tag", "begun", "is_in", "port_shapes", "tagged", "tags_of", "unused", "walk"]
+__all__ = ["axis_of", "axis_tag", "begun", "is_in", "port_shapes", "sharing", "tagged", "tags_of", "unused", "walk"]
 
 #: More free dimensions than this no file has for good reasons.
 MOST_FREE = 24
 #: Frames that all windows together can be apart, or reach.
 MOST_APART = 1 << 16
+#: Walks that are kept while they are shared: what one has computed from constants is kept with it.
+MOST_KEPT = 4
+#: The walks that are shared here, by what they depend on, the last used last; beside each what its key has the ids of.
+_Shared = OrderedDict[Any, tuple[Any, Lowering]]
+_shared: ContextVar[_Shared | None] = ContextVar("_shared", default=None)
 
 
 def port_shapes(
@@ -124,9 +132,35 @@ def walk(
     precision: str = "float32",
 ) -> Lowering:
     """Lower the graph, or what `outputs` need of it, for these shapes, with tags on every axis."""
-    ctx = begun(graph, real, shapes, squeezed, precision)
-    ctx.run([port.name for port in graph.outputs] if outputs is None else outputs)
-    return ctx
+    wanted = [port.name for port in graph.outputs] if outputs is None else list(outputs)
+    shared = _shared.get()
+    if shared is None:
+        ctx = begun(graph, real, shapes, squeezed, precision)
+        ctx.run(wanted)
+        return ctx
+    parts = *graph.nodes, *graph.constants.values(), *graph.defaults.values()
+    names = *wanted, *graph.constants, *graph.defaults, *graph.inputs
+    sizes = *shapes.items(), *(squeezed or {}).items()
+    key = tuple(map(id, parts)), names, sizes, real, precision
+    if key in shared:
+        shared.move_to_end(key)
+    else:
+        ctx = begun(graph, real, shapes, squeezed, precision)
+        ctx.run(wanted)
+        shared[key] = parts, ctx
+        while len(shared) > MOST_KEPT:
+            shared.popitem(last=False)
+    return shared[key][1].copied(graph)
+
+
+@contextmanager
+def sharing() -> Iterator[None]:
+    """Give the same walk once more where it is asked for again: the passes over a graph most often do."""
+    token = _shared.set(OrderedDict())
+    try:
+        yield
+    finally:
+        _shared.reset(token)
 
 
 def begun(
