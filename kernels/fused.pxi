@@ -456,6 +456,34 @@ cdef void part_of_rows(void* context, Py_ssize_t part) noexcept nogil:
     some_rows(q.kind, &s, part * batch // parts, (part + 1) * batch // parts)
 
 
+cdef inline bint is_frame(const gs_args* args) noexcept nogil:
+    """Whether `run_frame` will do: one step of one row on one thread, of the usual cell, its states kept in place."""
+    return (
+        args.n[0] == 1 and args.n[1] == 1 and not args.n[11] and args.p[10] is NULL and args.p[11] is NULL
+        and args.p[3] == args.p[6] and not GS_TIER)
+
+
+cdef inline int run_frame(const int kind, gs_args* args) noexcept nogil:
+    """One time step of one row, on one thread: what a stream does. For a small layer, what `run_sequence` decides costs as
+    much as the step itself; here everything is known but the sizes, and the compiler keeps `s` in registers.
+    """
+    cdef Step s
+    cdef Py_ssize_t gates = 3 if kind == GRU else 4
+    cdef bint backwards = args.n[10] != 0
+    s.args = args
+    s.x_size, s.h_size, s.size = args.n[2], args.n[4], args.n[3]
+    s.x_stride = s.y_stride = s.h_stride = 0
+    s.padded = quotient_up(s.size, GS_BLOCK) * GS_BLOCK
+    s.block = WIDE + operand_reals(s.x_size, gates) + operand_reals(s.h_size, gates)
+    s.w, s.x, s.h = <const real*>args.p[1], <const real*>args.p[0], <const real*>args.p[2]
+    s.y, s.c = <real*>args.p[4], <real*>args.p[6]
+    s.ahead, s.ahead_stride = NULL, 0
+    all_units(kind, False, &s, 1, backwards, 0, quotient_up(s.size, GS_LANES))
+    memcpy(args.p[5], s.y, s.h_size * sizeof(real))
+    args.n[10] = not backwards
+    return GS_OK
+
+
 cdef inline int run_sequence(const int kind, gs_args* args) noexcept nogil:
     cdef Step s
     cdef Sequence q
@@ -481,12 +509,16 @@ cdef inline int run_sequence(const int kind, gs_args* args) noexcept nogil:
 
 
 cdef int lstm(gs_args* args) noexcept nogil:
+    if is_frame(args):
+        return run_frame(LSTM, args)
     if not args.n[11]:
         return run_sequence(LSTM, args)
     return run_sequence(LSTM_GENERAL, args)
 
 
 cdef int gru(gs_args* args) noexcept nogil:
+    if is_frame(args):
+        return run_frame(GRU, args)
     if not args.n[11]:
         return run_sequence(GRU, args)
     return run_sequence(GRU_RESET if args.n[15] else GRU_GENERAL, args)
