@@ -31,19 +31,21 @@ if platform.machine().lower() in ("x86_64", "amd64"):
     ISAS["avx512"] = ["-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mfma", "-mprefer-vector-width=512"]
     ISAS["avx512vnni"] = [*ISAS["avx512"], "-mavx512vnni"]
 VECTOR_BYTES = {"baseline": 16, "avx2": 32, "avx512": 64, "avx512vnni": 64}
-#: What weights are: reals of two types, whole numbers of so many bits, or bfloat16.
+#: What weights are: reals of two types, whole numbers of so many bits (and the largest of a row that meets them), or
+#: bfloat16.
 WEIGHTS = {
     "f32": {"GS_DOUBLE": "0"},
     "f64": {"GS_DOUBLE": "1"},
-    "w16": {"GS_DOUBLE": "0", "GS_TIER": "16"},
-    "w8": {"GS_DOUBLE": "0", "GS_TIER": "8"},
+    "w16": {"GS_DOUBLE": "0", "GS_TIER": "16", "GS_LARGEST": "32767"},
+    "w8": {"GS_DOUBLE": "0", "GS_TIER": "8", "GS_LARGEST": "32639"},
+    "w8a8": {"GS_DOUBLE": "0", "GS_TIER": "8", "GS_LARGEST": "127"},
     "bf16": {"GS_DOUBLE": "0", "GS_BFLOAT": "1"},
 }
 #: Precision tiers are built where they are faster than float32 (kernels/__init__.py chooses): not on vectors of 128
 #: bits where there are longer ones, and whole numbers of 8 bits on vectors of 512 only with VNNI.
-TIERS = {"avx2": ("w8", "w16", "bf16"), "avx512": ("w16", "bf16"), "avx512vnni": ("w8",)}
+TIERS = {"avx2": ("w8a8", "w8", "w16", "bf16"), "avx512": ("w16", "bf16"), "avx512vnni": ("w8a8", "w8")}
 if "avx2" not in ISAS:
-    TIERS = {"baseline": ("w8", "w16", "bf16")}
+    TIERS = {"baseline": ("w8a8", "w8", "w16", "bf16")}
 MADE = [(isa, kind) for isa in ISAS for kind in ("f32", "f64") if isa != "avx512vnni"]
 MADE += [(isa, kind) for isa, kinds in TIERS.items() for kind in kinds]
 #: A change to one of these compiles every extension again.

@@ -13,7 +13,7 @@ from pathlib import Path
 
 WHEEL_LIMIT = 5_000_000
 #: Kernels of precision tiers that x86 does without: it has faster ones.
-TIERS = ("/_baseline_w8.", "/_baseline_w16.", "/_baseline_bf16.")
+TIERS = ("/_baseline_w8a8.", "/_baseline_w8.", "/_baseline_w16.", "/_baseline_bf16.")
 SOURCES = {".pyx", ".pxi", ".pxd", ".h"}
 FOLDERS = {
     "src/gatestep": "gatestep",

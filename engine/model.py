@@ -45,7 +45,7 @@ class Model:
         As the file has them: `name`, `shape` (strings name free dimensions), `dtype`, `optional`.
     bind : dict
         Inputs of the file that are fixed, and what they are.
-    precision : {"float32", "w16", "w8", "bfloat16", "float64"}
+    precision : {"float32", "w16", "w8", "w8a8", "bfloat16", "float64"}
         What the weights of cells and dense layers are kept as, save those so small that float32 is faster; `nets` has
         it for each. "float32" where this machine has no faster kernels of what was asked for, which `asked` has.
     streams : bool

@@ -23,7 +23,7 @@ __all__ = ["at_most", "checked", "shared", "together"]
 #: Products per multiply-add of one row step: gates times the size of a gate.
 GATES = {"lstm": 4, "gru": 3, "rnn": 1}
 #: Multiply-adds of a precision tier in the time of one on reals.
-TIMES = {"float32": 1, "bfloat16": 1, "w16": 2, "w8": 3}
+TIMES = {"float32": 1, "bfloat16": 1, "w16": 2, "w8": 3, "w8a8": 4}
 #: Where the sizes of a cut stand in `gs_args.n`.
 ROWS, OUTPUTS = 16, 17
 #: Work of one part between two meetings that pays for the meeting: 1 µs against 0.3 µs.

@@ -18,7 +18,7 @@ from . import _cpu, _plumbing
 from ._isa import available_isas, isa
 from .precision import PRECISIONS
 
-__all__ = ["PRECISIONS", "KernelSet", "available_isas", "isa", "kernel_set", "tier_build"]
+__all__ = ["PRECISIONS", "KernelSet", "available_isas", "fastest_first", "isa", "kernel_set", "tier_build"]
 
 _CHOSEN = isa
 _SUFFIXES = {"float32": "f32", "float64": "f64"}
@@ -74,7 +74,7 @@ class _Compiled:
 
 
 #: Builds of the precision tiers, by instruction set, fastest first: those that setup.py makes.
-_TIER_SUFFIXES = {"w8": "w8", "w16": "w16", "bfloat16": "bf16"}
+_TIER_SUFFIXES = {"w8a8": "w8a8", "w8": "w8", "w16": "w16", "bfloat16": "bf16"}
 _TIER_ISAS = {"avx512": ("avx512vnni", "avx512", "avx2"), "avx2": ("avx2",), "baseline": ("baseline",)}
 
 
@@ -88,6 +88,15 @@ def tier_build(precision: str, isa: str = _CHOSEN) -> str | None:
         if (name != "avx512vnni" or _cpu.multiplies_whole_numbers()) and find_spec(f".{module}", __name__) is not None:
             return module
     return None
+
+
+def fastest_first(isa: str = _CHOSEN) -> tuple[str, ...]:
+    """The precisions below float32 that are worth a try, in this order.
+
+    Rows of 8 bits are for processors that multiply bytes; elsewhere w8a8 is only less accurate than w8.
+    """
+    multiplies = (tier_build("w8a8", isa) or "").startswith("_avx512vnni")
+    return tuple(p for p in PRECISIONS if p != "float32" and (p != "w8a8" or multiplies))
 
 
 @cache

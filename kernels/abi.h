@@ -36,7 +36,7 @@
  *
  * linear      y = act(x @ W + b)       p[0] x (rows, K)  p[1] packed  p[4] y (rows, N)
  *             n[0] rows  n[1] K  n[2] N  n[3] x row stride  n[4] y row stride  n[5] activation  f[0] f[1] alpha, beta
- *             linear_w8, linear_w16: p[9] scratch, GS_QUANTISED(rows, K) reals, 64-byte aligned
+ *             linear_w8a8, linear_w8, linear_w16: p[9] scratch, GS_QUANTISED(rows, K) reals, 64-byte aligned
  * matmul      y = a @ b, both at run time    p[0] a (batch, M, K)  p[1] b (batch, K, N)  p[4] y dense
  *             n[0] batch n[1] M n[2] K n[3] N  n[4] a batch stride n[5] b batch stride
  *             n[6] a row, n[7] a column, n[8] b row, n[9] b column stride
@@ -152,9 +152,13 @@ typedef struct gs_team {
 /* What a step needs, and what is done ahead behind it. */
 #define GS_STEP_SCRATCH(B, H) ((B) * GS_ROW(H) + 64)
 #define GS_SCRATCH(T, B, H) (GS_STEP_SCRATCH(B, H) + (GS_AHEAD(T, B) > 1 ? GS_AHEAD(T, B) * (B) * GS_ROW(H) : 0))
-/* Reals that kernels on whole numbers take behind that, for `rows` rows of `size` 16-bit integers and the scale of each row. */
+/* Products of 8 and 16 bits of which 32 bits hold the sum, whatever they are. */
+#define GS_EXACT 512
+/* Reals that kernels on whole numbers take behind that, for `rows` rows of `size` 16-bit integers, the scale of each row, and
+ * one integer for every GS_EXACT of a row. */
 #define GS_WHOLE(N, M) (((N) + (M) - 1) / (M) * (M))
-#define GS_QUANTISED(rows, size) ((rows) * (GS_WHOLE(size, 32) / 2) + GS_WHOLE(rows, 16))
+#define GS_QUANTISED(rows, size) \
+    ((rows) * (GS_WHOLE(size, 32) / 2) + GS_WHOLE(rows, 16) + GS_WHOLE((rows) * (((size) + GS_EXACT - 1) / GS_EXACT), 16))
 
 enum {
     GS_ACT_IDENTITY, GS_ACT_SIGMOID, GS_ACT_TANH, GS_ACT_RELU,

@@ -72,7 +72,7 @@ cdef inline void all_units(
     The end of the last pass is still in the cache: a pass that starts there finds some of its weights closer.
     """
     cdef Py_ssize_t count = 2, groups = quotient_up(last - first, 2), group, start = first, stride, unit, stop
-    if kind == GRU and GS_ROWS == 4 and batch == 1 and last - first >= 8:
+    if kind == GRU and GS_ROWS == 4 and not (GS_BYTES and GS_PARTS == 2) and batch == 1 and last - first >= 8:
         # A GRU reads three vectors per k where an LSTM reads four: two units leave the load ports idle.
         count, groups = 4, quotient_up(last - first, 4)
     stride = count
@@ -328,7 +328,6 @@ cdef void project(gs_args* args, const Step* lstm, real* y, Py_ssize_t y_stride,
     s.clip = splat(INFINITY)
     if GS_TIER:
         s.qx = lstm.qh
-        s.qx.stride = GS_WHOLE(lstm.size, 32)
         quantise_rows(&s.qx, s.x, s.x_stride, batch, s.x_size)
     run_pass(DENSE, &s, batch)
 
@@ -372,7 +371,6 @@ cdef void set_operands(Step* s, Py_ssize_t first, Py_ssize_t chunk) noexcept nog
     set_quantised(&s.qx, memory, chunk * batch, s.x_size, first * chunk)
     memory += GS_QUANTISED(chunk * batch, s.x_size)
     set_quantised(&s.qh, memory, batch, max(s.size, s.h_size), first)
-    s.qh.stride = GS_WHOLE(s.h_size, 32)
 
 
 cdef inline void run_rows(

@@ -5,12 +5,14 @@ tier       weights                             rows (x and h)                  w
 =========  ==================================  ==============================  =====================================
 w16        16-bit whole numbers, one scale     16-bit whole numbers, one       some 1e-5 of a sum's largest term
            for the weights of each output      scale for each row
-w8         8-bit whole numbers, likewise       16-bit whole numbers, likewise  some 1e-3, from the weights
+w8         8-bit whole numbers, likewise       16-bit whole numbers of two     some 1e-3, from the weights
+                                               signed bytes, likewise
+w8a8       8-bit whole numbers, likewise       8-bit whole numbers, likewise   some 1e-3, from the weights and the rows
 bfloat16   float32 cut to its upper 16 bits,   as they are                     nowhere, if the weights were bfloat16;
            to the nearest                                                      else some 1e-3, from the weights
 =========  ==================================  ==============================  =====================================
 
-The scale of a row is its largest magnitude / 32767, found anew each time: no row saturates, whatever its size, and
+The scale of a row is its largest magnitude / `ROWS`, found anew each time: no row saturates, whatever its size, and
 none depends on another. What is small beside the largest element of its row is rounded by that element. A row with a
 NaN or an infinity in it makes NaN of every sum. Biases and peepholes are reals in every tier, and so is all arithmetic
 behind the product. `product` is what the cells of `reference` take in place of their own.
@@ -27,12 +29,14 @@ if TYPE_CHECKING:
 
     from .reference import Product
 
-__all__ = ["BITS", "LARGEST", "PRECISIONS", "halved", "product", "quantised", "rounded"]
+__all__ = ["BITS", "LARGEST", "PRECISIONS", "ROWS", "halved", "product", "quantised", "rounded"]
 
 #: Bits of a weight, where weights are whole numbers.
-BITS = {"w8": 8, "w16": 16}
-#: What weights may be kept as, the smallest first.
-PRECISIONS = ("w8", "w16", "bfloat16", "float32")
+BITS = {"w8a8": 8, "w8": 8, "w16": 16}
+#: The largest whole number of a row that meets them; of two signed bytes, 256 * 127 + 127.
+ROWS = {"w8a8": 127, "w8": 32639, "w16": 32767}
+#: What weights may be kept as, the fastest first (of w8a8 and w8, where the processor multiplies bytes).
+PRECISIONS = ("w8a8", "w8", "w16", "bfloat16", "float32")
 #: Rows that are smaller count as zero: their scale would be no normal number.
 SMALLEST = 1e-30
 #: Weights that are larger have no bfloat16, and leave no room for a product in any tier.
@@ -41,13 +45,14 @@ LARGEST = float.fromhex("0x1.fep127")
 Array = np.ndarray[Any, np.dtype[Any]]
 
 
-def quantised(rows: ArrayLike, bits: int) -> tuple[Array, Array]:
+def quantised(rows: ArrayLike, limit: int) -> tuple[Array, Array]:
     """Whole numbers and scales.
 
     Parameters
     ----------
     rows : array_like, (..., K)
-    bits : {8, 16}
+    limit : int
+        What the largest magnitude of each row becomes.
 
     Returns
     -------
@@ -55,11 +60,10 @@ def quantised(rows: ArrayLike, bits: int) -> tuple[Array, Array]:
         int8 or int16 ``(..., K)``, float32 ``(..., 1)``: their product is within half a scale of `rows`.
     """
     rows = np.asarray(rows, np.float32)
-    limit = np.float32(2 ** (bits - 1) - 1)
     most = np.maximum(rows.max(axis=-1, keepdims=True, initial=0.0), -rows.min(axis=-1, keepdims=True, initial=0.0))
-    scales = np.where(most < SMALLEST, 0, most / limit).astype(np.float32)
-    whole = rows / np.where(scales > 0, scales, np.float32(np.inf))
-    return np.rint(whole, out=whole).astype(f"i{bits // 8}"), scales
+    scales = np.where(most < SMALLEST, 0, most / np.float32(limit)).astype(np.float32)
+    whole = rows * (np.float32(limit) / np.where(scales > 0, most, np.float32(np.inf)))
+    return np.rint(whole, out=whole).astype(np.int8 if limit < 128 else np.int16), scales
 
 
 def halved(values: ArrayLike) -> Array:
@@ -75,7 +79,12 @@ def rounded(weights: ArrayLike, precision: str) -> Array:
         return (halved(weights).astype(np.uint32) << 16).view(np.float32).astype(np.float64)
     if precision == "float32":
         return np.asarray(weights, np.float64)
-    whole, scales = quantised(weights, BITS[precision])
+    return _whole(weights, 2 ** (BITS[precision] - 1) - 1)
+
+
+def _whole(rows: ArrayLike, limit: int) -> Array:
+    """Rows as whole numbers stand for them."""
+    whole, scales = quantised(rows, limit)
     return whole.astype(np.float64) * scales
 
 
@@ -96,8 +105,7 @@ def product(precision: str) -> Product:
 
     def whole(rows: Array, weights: Array) -> Array:
         odd = ~np.isfinite(rows).all(axis=-1, keepdims=True)
-        return np.where(
-            odd, np.nan, reference.product(rounded(np.where(odd, 0, rows), "w16"), rounded(weights, precision))
-        )
+        held = _whole(np.where(odd, 0, rows), ROWS[precision])
+        return np.where(odd, np.nan, reference.product(held, rounded(weights, precision)))
 
     return whole

@@ -20,6 +20,10 @@
 #ifndef GS_TIER
 #define GS_TIER 0
 #endif
+/* The largest whole number of a row in such kernels. */
+#ifndef GS_LARGEST
+#define GS_LARGEST 0
+#endif
 /* Whether weights are bfloat16, the upper halves of floats. */
 #ifndef GS_BFLOAT
 #define GS_BFLOAT 0
@@ -185,70 +189,145 @@ GS_INLINE void gs_store_part(real *p, gs_vf v, ptrdiff_t count) {
 }
 #endif
 
-/* Products of 16-bit integers, for weights of GS_TIER bits. A vector of weights holds two ks of every lane side by side. */
+/* Products of whole numbers: weights of GS_TIER bits, rows that reach to GS_LARGEST. A lane of a vector of weights holds two ks of
+ * 16 bits, or four of 8 with 128 added, in the order 0 2 1 3: that makes pairs of every other byte. A row meets it in GS_PARTS
+ * vectors: with VNNI its bytes (GS_BYTES), the lower ones first, else its pairs. */
+#if GS_TIER == 8 && GS_VECTOR_BYTES == 64 && defined(__AVX512VNNI__)
+#define GS_BYTES 1
+#define GS_PARTS (GS_LARGEST > 127 ? 2 : 1)
+#else
+#define GS_BYTES 0
+#define GS_PARTS (GS_TIER == 8 ? 2 : 1)
+#endif
+GS_INLINE gs_vi gs_no_sums(void) { return (gs_vi){0}; }
 #if GS_TIER
-typedef int16_t gs_vs __attribute__((vector_size(GS_VECTOR_BYTES)));
-typedef int16_t gs_anywhere_s __attribute__((vector_size(GS_VECTOR_BYTES), aligned(2), may_alias));
-#if GS_TIER == 8
-typedef int8_t gs_narrow __attribute__((vector_size(GS_VECTOR_BYTES / 2), aligned(1), may_alias));
-GS_INLINE gs_vs gs_weights(const char *p) {
-#if GS_VECTOR_BYTES == 64 && defined(__AVX512BW__)
-    return (gs_vs)_mm512_cvtepi8_epi16(_mm256_loadu_si256((const __m256i *)p));
-#elif GS_VECTOR_BYTES == 32 && defined(__AVX2__)
-    return (gs_vs)_mm256_cvtepi8_epi16(_mm_loadu_si128((const __m128i *)p));
-#else
-    return __builtin_convertvector(*(const gs_narrow *)p, gs_vs);
-#endif
-}
-#else
-GS_INLINE gs_vs gs_weights(const char *p) { return *(const gs_anywhere_s *)p; }
-#endif
-/* Two neighbouring inputs in every lane. */
-GS_INLINE gs_vs gs_pair(const int16_t *p) {
+typedef uint32_t gs_vu __attribute__((vector_size(GS_VECTOR_BYTES)));
+typedef uint16_t gs_vs __attribute__((vector_size(GS_VECTOR_BYTES)));
+typedef int16_t gs_narrow __attribute__((vector_size(GS_VECTOR_BYTES / 2), aligned(2), may_alias));
+GS_INLINE gs_vi gs_everywhere(int32_t a) { return (gs_vi){0} + a; }
+GS_INLINE gs_vi gs_weights(const char *p) { return (gs_vi)gs_load_aligned((const real *)p); }
+/* Part `part` of the inputs that meet vector `k` of weights: of a row at `q`, whose halves are `stride` bytes long. */
+GS_INLINE gs_vi gs_inputs(const int16_t *q, ptrdiff_t stride, ptrdiff_t k, int part) {
     int32_t both;
-    __builtin_memcpy(&both, p, sizeof both);
-    return (gs_vs)((gs_vi){0} + both);
+#if GS_BYTES
+    __builtin_memcpy(&both, (const char *)q + part * stride + 4 * k, sizeof both);
+#else
+    (void)stride;
+    __builtin_memcpy(&both, q + 2 * (GS_PARTS * k + part), sizeof both);
+#endif
+    return gs_everywhere(both);
 }
 /* sums + a[2i] * b[2i] + a[2i+1] * b[2i+1] in lane i. */
 GS_INLINE gs_vi gs_dot(gs_vi sums, gs_vs a, gs_vs b) {
-#if GS_VECTOR_BYTES == 64 && defined(__AVX512VNNI__)
-    return (gs_vi)_mm512_dpwssd_epi32((__m512i)sums, (__m512i)a, (__m512i)b);
-#elif GS_VECTOR_BYTES == 64 && defined(__AVX512BW__)
-    return sums + (gs_vi)_mm512_madd_epi16((__m512i)a, (__m512i)b);
+#if GS_VECTOR_BYTES == 64 && defined(__AVX512BW__)
+    return (gs_vi)((gs_vu)sums + (gs_vu)_mm512_madd_epi16((__m512i)a, (__m512i)b));
 #elif GS_VECTOR_BYTES == 32 && defined(__AVX2__)
-    return sums + (gs_vi)_mm256_madd_epi16((__m256i)a, (__m256i)b);
+    return (gs_vi)((gs_vu)sums + (gs_vu)_mm256_madd_epi16((__m256i)a, (__m256i)b));
 #elif defined(__x86_64__)
-    return sums + (gs_vi)_mm_madd_epi16((__m128i)a, (__m128i)b);
+    return (gs_vi)((gs_vu)sums + (gs_vu)_mm_madd_epi16((__m128i)a, (__m128i)b));
 #elif defined(__aarch64__)
     int32x4_t low = vmull_s16(vget_low_s16((int16x8_t)a), vget_low_s16((int16x8_t)b));
-    return sums + (gs_vi)vpaddq_s32(low, vmull_high_s16((int16x8_t)a, (int16x8_t)b));
+    return (gs_vi)((gs_vu)sums + (gs_vu)vpaddq_s32(low, vmull_high_s16((int16x8_t)a, (int16x8_t)b)));
 #else
-    for (ptrdiff_t i = 0; i < GS_LANES; i++) sums[i] += (int32_t)a[2 * i] * b[2 * i] + (int32_t)a[2 * i + 1] * b[2 * i + 1];
+    for (ptrdiff_t i = 0; i < GS_LANES; i++)
+        for (ptrdiff_t k = 2 * i; k < 2 * i + 2; k++) sums[i] = (int32_t)((uint32_t)sums[i] + (uint32_t)((int16_t)a[k] * (int16_t)b[k]));
     return sums;
 #endif
 }
+GS_INLINE gs_vi gs_add_part(gs_vi sums, gs_vi weights, gs_vi inputs, int part) {
+#if GS_BYTES
+    (void)part;
+    return (gs_vi)_mm512_dpbusd_epi32((__m512i)sums, (__m512i)weights, (__m512i)inputs);
+#elif GS_TIER == 8
+    return gs_dot(sums, part ? (gs_vs)weights >> 8 : (gs_vs)weights & 255, (gs_vs)inputs);
+#else
+    (void)part;
+    return gs_dot(sums, (gs_vs)weights, (gs_vs)inputs);
+#endif
+}
+/* `lower` and 256 times `upper`. */
+GS_INLINE gs_vi gs_joined(gs_vi lower, gs_vi upper) { return (gs_vi)((gs_vu)lower + ((gs_vu)upper << 8)); }
 GS_INLINE gs_vf gs_real(gs_vi a) { return __builtin_convertvector(a, gs_vf); }
-/* `size` numbers times `factor` as integers, to the nearest, in pairs. */
-GS_INLINE void gs_quantise(const real *x, ptrdiff_t size, real factor, int16_t *q) {
-    for (ptrdiff_t i = 0; i < size; i++) {
-        real near = x[i] * factor + (real)GS_ROUNDER;
-        gs_int bits;
-        __builtin_memcpy(&bits, &near, sizeof bits);
-        q[i] = (int16_t)bits;
+/* Sum and maximum of all lanes. */
+GS_INLINE uint32_t gs_total(gs_vu v) {
+#if GS_VECTOR_BYTES == 64
+    return (uint32_t)_mm512_reduce_add_epi32((__m512i)v);
+#else
+    uint32_t total = 0;
+    for (ptrdiff_t i = 0; i < GS_LANES; i++) total += v[i];
+    return total;
+#endif
+}
+GS_INLINE int32_t gs_most(gs_vi v) {
+#if GS_VECTOR_BYTES == 64
+    return _mm512_reduce_max_epi32((__m512i)v);
+#else
+    int32_t most = v[0];
+    for (ptrdiff_t i = 1; i < GS_LANES; i++) most = v[i] > most ? v[i] : most;
+    return most;
+#endif
+}
+/* The largest magnitude of a row; infinity or NaN, if one of them is there. */
+GS_INLINE real gs_largest(const real *x, ptrdiff_t size) {
+    gs_vi most = {0};
+    for (ptrdiff_t k = 0; k < size; k += GS_LANES) {
+        /* Without a sign, the bits of reals are in the order of reals, and NaN above all of them. */
+        gs_vi bits = (gs_vi)gs_abs(size - k >= GS_LANES ? gs_load(x + k) : gs_load_part(x + k, size - k));
+        gs_vi more = bits > most;
+        most = (more & bits) | (~more & most);
     }
-    if (size % 2) q[size] = 0;
+    int32_t largest = gs_most(most);
+    real found;
+    __builtin_memcpy(&found, &largest, sizeof found);
+    return found;
+}
+/* `size` numbers times `factor`, to the nearest, at `q`; in `offsets`, for every GS_EXACT of them, what is to be added to their
+ * products with weights that are 128 too large. */
+GS_INLINE void gs_quantise(const real *x, ptrdiff_t size, real factor, int16_t *q, ptrdiff_t stride, int32_t *offsets) {
+    gs_vu total = {0};
+    for (ptrdiff_t k = 0; k < size; k += GS_LANES) {
+        gs_vf v = size - k >= GS_LANES ? gs_load(x + k) : gs_load_part(x + k, size - k);
+        gs_vi whole = (gs_vi)(v * gs_splat(factor) + gs_splat(GS_ROUNDER)) - (gs_vi)gs_splat(GS_ROUNDER);
+#if GS_BYTES
+        const __m128i order = _mm_setr_epi8(0, 2, 1, 3, 4, 6, 5, 7, 8, 10, 9, 11, 12, 14, 13, 15);
+        __m128i *bytes = (__m128i *)((char *)q + k);
+        _mm_storeu_si128(bytes, _mm_shuffle_epi8(_mm512_cvtepi32_epi8((__m512i)whole), order));
+        if (GS_PARTS == 2) {
+            __m512i upper = (__m512i)((whole + 128) >> 8);
+            bytes = (__m128i *)((char *)q + stride + k);
+            _mm_storeu_si128(bytes, _mm_shuffle_epi8(_mm512_cvtepi32_epi8(upper), order));
+        }
+#else
+        (void)stride;
+        *(gs_narrow *)(q + k) = __builtin_convertvector(whole, gs_narrow);
+#endif
+        if (GS_TIER == 8) {
+            total += (gs_vu)whole;
+            if ((k + GS_LANES) % GS_EXACT == 0 || size - k <= GS_LANES) {
+                offsets[k / GS_EXACT] = (int32_t)(gs_total(total) * -128u);
+                total = (gs_vu){0};
+            }
+        }
+    }
 }
 #else
-typedef gs_vi gs_vs;
-GS_INLINE gs_vs gs_weights(const char *p) { (void)p; return (gs_vs){0}; }
-GS_INLINE gs_vs gs_pair(const int16_t *p) { (void)p; return (gs_vs){0}; }
-GS_INLINE gs_vi gs_dot(gs_vi sums, gs_vs a, gs_vs b) { (void)a; (void)b; return sums; }
+GS_INLINE gs_vi gs_everywhere(int32_t a) { (void)a; return (gs_vi){0}; }
+GS_INLINE gs_vi gs_weights(const char *p) { (void)p; return (gs_vi){0}; }
+GS_INLINE gs_vi gs_inputs(const int16_t *q, ptrdiff_t stride, ptrdiff_t k, int part) {
+    (void)q; (void)stride; (void)k; (void)part;
+    return (gs_vi){0};
+}
+GS_INLINE gs_vi gs_add_part(gs_vi sums, gs_vi weights, gs_vi inputs, int part) {
+    (void)weights; (void)inputs; (void)part;
+    return sums;
+}
+GS_INLINE gs_vi gs_joined(gs_vi lower, gs_vi upper) { (void)upper; return lower; }
 GS_INLINE gs_vf gs_real(gs_vi a) { (void)a; return (gs_vf){0}; }
-GS_INLINE void gs_quantise(const real *x, ptrdiff_t size, real factor, int16_t *q) {
-    (void)x; (void)size; (void)factor; (void)q;
+GS_INLINE real gs_largest(const real *x, ptrdiff_t size) { (void)x; (void)size; return 0; }
+GS_INLINE void gs_quantise(const real *x, ptrdiff_t size, real factor, int16_t *q, ptrdiff_t stride, int32_t *offsets) {
+    (void)x; (void)size; (void)factor; (void)q; (void)stride; (void)offsets;
 }
 #endif
-GS_INLINE gs_vi gs_no_sums(void) { return (gs_vi){0}; }
 GS_INLINE gs_vf gs_upper_halves(const char *p) {
 #if GS_VECTOR_BYTES == 64 && defined(__AVX512F__)
     return (gs_vf)_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_load_si256((const __m256i *)p)), 16);

@@ -141,9 +141,12 @@ cdef inline void add_x(
     """The products of x; moves `w` behind its weights."""
     cdef const real* x = s.x + row * s.x_stride
     cdef int j
-    if GS_TIER:
+    if GS_TIER == 8:
         if s.x_size:
-            add_quantised(rows, units, gates, gates - 1, 0, gates, sums, w, &s.qx, unit, row, s.x_size)
+            add_fours(rows, units, gates, gates - 1, 0, gates, sums, w, &s.qx, unit, row, s.x_size)
+    elif GS_TIER:
+        if s.x_size:
+            add_pairs(rows, units, gates, gates - 1, 0, gates, sums, w, &s.qx, unit, row, s.x_size)
     elif GS_BFLOAT:
         add_halves(rows, units, gates, gates - 1, 0, gates, sums, w, x, s.x_stride, unit, s.x_size)
     else:
@@ -160,9 +163,12 @@ cdef inline void add_h(
     """The products of h in `gates` of the `packed` gates, from gate `first` on."""
     cdef int j
     h += row * h_stride
-    if GS_TIER:
+    if GS_TIER == 8:
         if s.h_size:
-            add_quantised(rows, units, gates, slot, first, packed, sums, w, &s.qh, unit, row, s.h_size)
+            add_fours(rows, units, gates, slot, first, packed, sums, w, &s.qh, unit, row, s.h_size)
+    elif GS_TIER:
+        if s.h_size:
+            add_pairs(rows, units, gates, slot, first, packed, sums, w, &s.qh, unit, row, s.h_size)
     elif GS_BFLOAT:
         add_halves(rows, units, gates, slot, first, packed, sums, w, h, h_stride, unit, s.h_size)
     else:

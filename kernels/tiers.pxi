@@ -6,93 +6,160 @@ where both are 0, nothing here is compiled into anything. Biases, and all that i
 
 cdef extern from "simd.h":
     ctypedef long vi "gs_vi"
-    ctypedef int vs "gs_vs"
     const int GS_TIER
     const int GS_BFLOAT
+    const int GS_LARGEST
+    const int GS_PARTS
+    const int GS_BYTES
     vf upper_halves "gs_upper_halves"(const char* p) noexcept nogil
-    vs whole_weights "gs_weights"(const char* p) noexcept nogil
-    vs pair_of "gs_pair"(const int16_t* p) noexcept nogil
-    vi add_pairs "gs_dot"(vi sums, vs a, vs b) noexcept nogil
+    vi whole_weights "gs_weights"(const char* p) noexcept nogil
+    vi whole_inputs "gs_inputs"(const int16_t* q, Py_ssize_t stride, Py_ssize_t k, int part) noexcept nogil
+    vi add_part "gs_add_part"(vi sums, vi weights, vi inputs, int part) noexcept nogil
+    vi joined "gs_joined"(vi lower, vi upper) noexcept nogil
     vf as_real "gs_real"(vi a) noexcept nogil
     vi no_sums "gs_no_sums"() noexcept nogil
-    void to_whole "gs_quantise"(const real* x, Py_ssize_t size, real factor, int16_t* q) noexcept nogil
+    vi everywhere "gs_everywhere"(int32_t a) noexcept nogil
+    real largest_of "gs_largest"(const real* x, Py_ssize_t size) noexcept nogil
+    void to_whole "gs_quantise"(
+        const real* x, Py_ssize_t size, real factor, int16_t* q, Py_ssize_t stride, int32_t* offsets) noexcept nogil
 
 
 cdef extern from "abi.h":
+    enum:
+        GS_EXACT
     Py_ssize_t GS_SCRATCH(Py_ssize_t steps, Py_ssize_t batch, Py_ssize_t hidden) noexcept nogil
     Py_ssize_t GS_QUANTISED(Py_ssize_t rows, Py_ssize_t size) noexcept nogil
     Py_ssize_t GS_WHOLE(Py_ssize_t size, Py_ssize_t multiple) noexcept nogil
 
 
 cdef struct Quantised:
-    # Rows of one operand as 16-bit integers, each with the number that makes them reals again.
+    # Rows of one operand as whole numbers, each with the number that makes them reals again.
     int16_t* q
     real* scales
+    int32_t* offsets  # (rows, chunks): what a sum over GS_EXACT elements of a row starts from
     Py_ssize_t stride
+    Py_ssize_t chunks
 
 
 cdef inline Py_ssize_t operand_reals(Py_ssize_t size, Py_ssize_t gates) noexcept nogil:
     """Reals that the weights of `size` inputs take in a block; of whole numbers the scales, then the weights, by lines."""
     cdef Py_ssize_t line = 64 // <Py_ssize_t>sizeof(real), weights = size * gates * GS_BLOCK
     if GS_TIER:
-        weights = (size + 1) // 2 * 2 * gates * GS_BLOCK
+        weights = GS_WHOLE(size, 32 // GS_TIER) * gates * GS_BLOCK
         return (gates * GS_BLOCK if size else 0) + GS_WHOLE(quotient_up(weights * GS_TIER, 32), line)
     return GS_WHOLE(weights // 2, line) if GS_BFLOAT else weights
 
 
-cdef inline void add_quantised(
+cdef inline void add_bytes(
+    const int rows, const int units, const int gates, const int packed, const int part, const int parts, vi* lower,
+    vi* upper, const char* const* p, const int16_t* const* q, const Py_ssize_t stride, Py_ssize_t k, const Py_ssize_t stop,
+) noexcept nogil:
+    """`parts` parts of the rows from part `part` on: what is of a second, upper byte goes to `upper`, all else to `lower`."""
+    cdef int i, j, gate, target, n
+    cdef vi inputs[8]
+    cdef vi weights
+    while k < stop:
+        for i in range(rows):
+            for n in range(parts):
+                inputs[2 * i + n] = whole_inputs(q[i], stride, k, part + n)
+        for j in range(units):
+            for gate in range(gates):
+                weights = whole_weights(p[j] + (k * packed + gate) * GS_BLOCK * 4)
+                for i in range(rows):
+                    target = (i * units + j) * 4 + gate
+                    for n in range(parts):
+                        if n and GS_BYTES:
+                            upper[target] = add_part(upper[target], weights, inputs[2 * i + n], part + n)
+                        else:
+                            lower[target] = add_part(lower[target], weights, inputs[2 * i + n], part + n)
+        k += 1
+
+
+cdef inline void add_fours(
     const int rows, const int units, const int gates, const int slot, const int first, const int packed, vf* sums,
     const real** w, const Quantised* x, const Py_ssize_t unit, const Py_ssize_t row, const Py_ssize_t size,
 ) noexcept nogil:
-    """What `add_products` does, on whole numbers: gates `first` and on of the `packed` ones in a block.
+    """What `add_products` does, on weights of 8 bits: gates `first` and on of the `packed` ones in a block.
 
-    Whole numbers have no order of summation; in 8 bits 256 pairs of products fit into 32 bits, in 16 bits one does.
+    Sums of GS_EXACT products are exact in 32 bits, in which everything before them may wrap around, and then become
+    reals. One row reads its weights once, for both of its bytes; several, whose weights stay in the nearest cache, take
+    a pass for the upper bytes and then one for the lower, which leaves the registers to twice as many.
     """
-    cdef Py_ssize_t k = 0, pairs = (size + 1) // 2, stop, lane
-    cdef int i, j, gate
+    cdef Py_ssize_t k = 0, count = quotient_up(size, 4), stop, chunk = 0
+    cdef int i, j, gate, target
     cdef const char* p[4]
     cdef const int16_t* q[4]
-    cdef vs inputs[4]
-    cdef vs weights
-    cdef vi whole[16]
+    cdef vi lower[16]
+    cdef vi upper[16]
+    cdef vf scale
+    for j in range(units):
+        p[j] = <const char*>(w[j] + (packed + first) * GS_BLOCK)
+    for i in range(rows):
+        q[i] = x.q + (row + i) * x.stride
+    while k < count:
+        stop = min(k + GS_EXACT // 4, count)
+        for target in range(rows * units * 4):
+            upper[target] = no_sums()
+        if GS_BYTES and GS_PARTS == 2 and rows > 1:
+            add_bytes(rows, units, gates, packed, 1, 1, upper, upper, p, q, x.stride, k, stop)
+        for i in range(rows):
+            for target in range(i * units * 4, (i + 1) * units * 4):
+                lower[target] = everywhere(x.offsets[(row + i) * x.chunks + chunk])
+                if GS_BYTES and GS_PARTS == 2 and rows > 1:
+                    lower[target] = joined(lower[target], upper[target])
+        if GS_BYTES and rows > 1:
+            add_bytes(rows, units, gates, packed, 0, 1, lower, upper, p, q, x.stride, k, stop)
+        else:
+            add_bytes(rows, units, gates, packed, 0, GS_PARTS, lower, upper, p, q, x.stride, k, stop)
+            for target in range(rows * units * 4):
+                lower[target] = joined(lower[target], upper[target])
+        for j in range(units):
+            for gate in range(gates):
+                scale = load_aligned(w[j] + (first + gate) * GS_BLOCK)
+                for i in range(rows):
+                    target = (i * units + j) * 4 + (slot if gate == gates - 1 else gate)
+                    sums[target] = muladd(
+                        as_real(lower[(i * units + j) * 4 + gate]), scale * splat(x.scales[row + i]), sums[target])
+        k = stop
+        chunk += 1
+
+
+cdef inline void add_pairs(
+    const int rows, const int units, const int gates, const int slot, const int first, const int packed, vf* sums,
+    const real** w, const Quantised* x, const Py_ssize_t unit, const Py_ssize_t row, const Py_ssize_t size,
+) noexcept nogil:
+    """What `add_fours` does, on weights of 16 bits. Two products fit into 32 bits, and are reals then."""
+    cdef Py_ssize_t k
+    cdef int i, j, gate, target
+    cdef const char* p[4]
+    cdef const int16_t* q[4]
+    cdef vi inputs[4]
+    cdef vi weights
     cdef vf totals[16]
     cdef vf scale
     for j in range(units):
-        lane = (unit + j) % GS_SPLIT * GS_LANES
-        p[j] = <const char*>(w[j] - lane + packed * GS_BLOCK) + (lane + first * GS_BLOCK) * GS_TIER // 4
+        p[j] = <const char*>(w[j] + (packed + first) * GS_BLOCK)
     for i in range(rows):
         q[i] = x.q + (row + i) * x.stride
-    for i in range(rows * units * 4):
-        totals[i] = splat(0.0)
-    while k < pairs:
-        stop = min(k + 256, pairs)
-        if GS_TIER == 8:
-            for i in range(rows * units * 4):
-                whole[i] = no_sums()
-        while k < stop:
-            for i in range(rows):
-                inputs[i] = pair_of(q[i] + 2 * k)
-            for j in range(units):
-                for gate in range(gates):
-                    weights = whole_weights(p[j] + gate * GS_BLOCK * GS_TIER // 4)
-                    for i in range(rows):
-                        if GS_TIER == 8:
-                            whole[(i * units + j) * 4 + gate] = add_pairs(
-                                whole[(i * units + j) * 4 + gate], weights, inputs[i])
-                        else:
-                            totals[(i * units + j) * 4 + gate] = totals[(i * units + j) * 4 + gate] + as_real(
-                                add_pairs(no_sums(), weights, inputs[i]))
-                p[j] += packed * GS_BLOCK * GS_TIER // 4
-            k += 1
-        if GS_TIER == 8:
-            for i in range(rows * units * 4):
-                totals[i] = totals[i] + as_real(whole[i])
+    for target in range(rows * units * 4):
+        totals[target] = splat(0.0)
+    for k in range(quotient_up(size, 2)):
+        for i in range(rows):
+            inputs[i] = whole_inputs(q[i], x.stride, k, 0)
+        for j in range(units):
+            for gate in range(gates):
+                weights = whole_weights(p[j] + gate * GS_BLOCK * 4)
+                for i in range(rows):
+                    target = (i * units + j) * 4 + gate
+                    totals[target] = totals[target] + as_real(add_part(no_sums(), weights, inputs[i], 0))
+            p[j] += packed * GS_BLOCK * 4
     for j in range(units):
         for gate in range(gates):
             scale = load_aligned(w[j] + (first + gate) * GS_BLOCK)
             for i in range(rows):
-                k = (i * units + j) * 4 + (slot if gate == gates - 1 else gate)
-                sums[k] = muladd(totals[(i * units + j) * 4 + gate], scale * splat(x.scales[row + i]), sums[k])
+                target = (i * units + j) * 4 + (slot if gate == gates - 1 else gate)
+                sums[target] = muladd(
+                    totals[(i * units + j) * 4 + gate], scale * splat(x.scales[row + i]), sums[target])
 
 
 cdef inline void add_halves(
@@ -123,32 +190,25 @@ cdef inline void add_halves(
 cdef void quantise_rows(
     const Quantised* to, const real* x, Py_ssize_t stride, Py_ssize_t rows, Py_ssize_t size
 ) noexcept nogil:
-    """Every row in steps of its own largest element / 32767. A row that is not finite makes all its sums NaN."""
-    cdef Py_ssize_t row, k, lane
-    cdef vf most, odd, part
-    cdef real largest, strange
+    """Every row in steps of its own largest element / GS_LARGEST. A row that is not finite makes all its sums NaN."""
+    cdef Py_ssize_t row
+    cdef real largest
     for row in range(rows):
-        most = odd = splat(0.0)
-        k = 0
-        while k < size:
-            part = load_lanes(x + row * stride + k, size - k)
-            most = vmax(vabs(part), most)
-            odd = odd + part * splat(0.0)
-            k += GS_LANES
-        largest = strange = 0
-        for lane in range(GS_LANES):
-            largest = max(largest, get_lane(most, lane))
-            strange += get_lane(odd, lane)
-        if largest < 1e-30:
+        largest = largest_of(x + row * stride, size)
+        if largest < <real>1e-30:
             largest = 0
-        to.scales[row] = largest / <real>32767 + strange
-        to_whole(x + row * stride, size, <real>32767 / largest if largest > 0 else 0, to.q + row * to.stride)
+        to.scales[row] = largest / <real>GS_LARGEST + largest * 0
+        to_whole(
+            x + row * stride, size, <real>GS_LARGEST / largest if largest > 0 else 0, to.q + row * to.stride, to.stride,
+            to.offsets + row * to.chunks)
 
 
 cdef inline void set_quantised(
     Quantised* to, real* memory, Py_ssize_t rows, Py_ssize_t size, Py_ssize_t first
 ) noexcept nogil:
     """Where GS_QUANTISED(rows, size) reals of `memory` have what from row `first` on."""
-    to.stride = GS_WHOLE(size, 32)
+    to.stride, to.chunks = GS_WHOLE(size, 32), quotient_up(size, GS_EXACT)
     to.scales = memory + first
-    to.q = <int16_t*>(memory + GS_WHOLE(rows, 16)) + first * to.stride
+    memory += GS_WHOLE(rows, 16)
+    to.offsets = <int32_t*>memory + first * to.chunks
+    to.q = <int16_t*>(memory + GS_WHOLE(rows * to.chunks, 16)) + first * to.stride

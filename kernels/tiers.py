@@ -4,7 +4,8 @@ The packed form is that of `pack`, but an operand's weights in a block are, for 
 
 =========  ===============================================================================================
 scales     G x 16 reals: what makes whole numbers of that gate and lane weights again, of this operand alone
-pairs      per two ks: G x 16 x 2 whole numbers, both ks of a lane side by side
+numbers    of 16 bits, per two ks: G x 16 x 2, both ks of a lane side by side; of 8 bits, per four ks: G x 16 x 4,
+           ks 0, 2, 1, 3 of a lane side by side, with 128 added to each
 =========  ===============================================================================================
 
 and for bfloat16 ``k x G x 16`` of them; either is filled up to 64 bytes. What the numbers are, `precision` defines.
@@ -28,7 +29,9 @@ if TYPE_CHECKING:
 __all__ = ["WORTH", "kernel", "kernel_of", "operand_bytes", "packed_bytes", "packer", "scratch"]
 
 #: Weights of a net from which a tier is faster than float32 (docs/precision.md has times).
-WORTH = {"w8": 6 << 10, "w16": 6 << 10, "bfloat16": 1 << 17}
+WORTH = {"w8a8": 6 << 10, "w8": 6 << 10, "w16": 6 << 10, "bfloat16": 1 << 17}
+#: Elements of a row whose products with weights of 8 bits are added as integers: GS_EXACT of abi.h.
+EXACT = 512
 _GROUP = 4
 _LINE = 64
 
@@ -53,7 +56,8 @@ def operand_bytes(size: int, gates: int, precision: str) -> int:
     """Bytes that the weights of `size` inputs take in a block: `operand_reals` of tiers.pxi."""
     if precision == "bfloat16":
         return _lines(size * gates * BLOCK * 2)
-    return (gates * BLOCK * 4 if size else 0) + _lines(-(-size // 2) * 2 * gates * BLOCK * BITS[precision] // 8)
+    shared = 32 // BITS[precision]  # ks of a lane
+    return (gates * BLOCK * 4 if size else 0) + _lines(-(-size // shared) * gates * BLOCK * 4)
 
 
 def packed_bytes(name: str, sizes: Sequence[int], outputs: int, precision: str) -> int:
@@ -80,7 +84,7 @@ def packed_bytes(name: str, sizes: Sequence[int], outputs: int, precision: str) 
 
 def scratch(rows: int, size: int) -> int:
     """Reals that the kernel needs for `rows` rows of `size` whole numbers: GS_QUANTISED of abi.h."""
-    return rows * (-(-size // 32) * 16) + -(-rows // 16) * 16
+    return rows * (-(-size // 32) * 16) + -(-rows // 16) * 16 + -(-rows * -(-size // EXACT) // 16) * 16
 
 
 def _lines(count: int) -> int:
@@ -118,11 +122,14 @@ def _operand(rows: Array, blocks: int, precision: str, order: Sequence[int]) -> 
         return []
     if precision == "bfloat16":
         return [_bytes(lanes(halved(rows), blocks, order))]
-    whole, scales = quantised(rows, BITS[precision])
-    if width % 2:
-        whole = np.concatenate([whole, np.zeros_like(whole[:, :, :1])], axis=2)
-    pairs = lanes(whole, blocks, order).reshape(blocks, -1, 2, gates, BLOCK).transpose(0, 1, 3, 4, 2)
-    return [_bytes(lanes(scales, blocks, order)), _bytes(pairs)]
+    bits = BITS[precision]
+    whole, scales = quantised(rows, 2 ** (bits - 1) - 1)
+    shared = 32 // bits
+    whole = np.pad(whole, ((0, 0), (0, 0), (0, -width % shared)))
+    laid = lanes(whole, blocks, order).reshape(blocks, -1, shared, gates, BLOCK).transpose(0, 1, 3, 4, 2)
+    if bits == 8:
+        laid = laid[..., [0, 2, 1, 3]].view(np.uint8) ^ 0x80
+    return [_bytes(lanes(scales, blocks, order)), _bytes(laid)]
 
 
 def _joined(parts: list[Array]) -> Array:

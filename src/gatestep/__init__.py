@@ -126,10 +126,11 @@ def load(
         stay on one thread, where a second would make them slower. What threads share is the rows of a batch, the
         directions of a bidirectional layer, and large layers. One call of the process at a time has the other threads;
         a call beside it runs on its own thread.
-    precision : {"float32", "w16", "w8", "bfloat16", "auto"}, optional
+    precision : {"float32", "w16", "w8", "w8a8", "bfloat16", "auto"}, optional
         What the weights of LSTM, GRU, RNN and dense layers are kept as: whole numbers of 16 or 8 bits with a scale for
-        each output, or bfloat16. Smaller weights are read faster; what it costs in accuracy is in docs/precision.md,
-        and on your data in `verify`. Everything else stays float32. "auto" takes the fastest that keeps `max_error`.
+        each output, or bfloat16. "w8a8" has what they are multiplied by in 8 bits, too. Smaller weights are read
+        faster; what it costs in accuracy is in docs/precision.md, and on your data in `verify`. Everything else stays
+        float32. "auto" takes the fastest that keeps `max_error`.
     max_error : float, optional
         For "auto": how far any element of an output may be from what float32 gives, over the largest magnitude of that
         output or 1, whichever is more.

@@ -219,7 +219,7 @@ def add_model_options(command: argparse.ArgumentParser) -> None:
     command.add_argument("--dtype", choices=("float32", "float64"), help="type to compute in (default: float32)")
     command.add_argument(
         "--precision",
-        choices=("float32", "w16", "w8", "bfloat16", "auto"),
+        choices=("float32", "w16", "w8", "w8a8", "bfloat16", "auto"),
         help="what weights are kept as (default: float32); auto takes the fastest that keeps --max-error",
     )
     command.add_argument(

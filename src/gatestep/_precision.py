@@ -10,7 +10,7 @@ import numpy as np
 from gatestep._feeds import calls, edges, first_batch, frames, random_values
 from gatestep.engine.errors import ShapeError, UnsupportedModelError
 from gatestep.engine.model import Model
-from gatestep.kernels import PRECISIONS
+from gatestep.kernels import fastest_first
 
 __all__ = ["deviation", "fastest"]
 
@@ -69,7 +69,7 @@ def fastest(model: Model, data: Mapping[str, Any] | None, max_error: float) -> M
     except ShapeError as error:
         raise ValueError(f"precision='auto' measures on data=, and none are given: {error}") from error
     wanted = [trial(model) for trial in asked]
-    for precision in PRECISIONS[:-1]:
+    for precision in fastest_first():
         candidate = model.at(precision)
         close = candidate.precision == precision and keeps(candidate, asked, wanted, max_error)
         if close and precision in candidate.nets.values():

@@ -55,8 +55,9 @@ FEW = 6
 #: Below this everything counts as zero: the kernels take denormals for zeros.
 SMALLEST = {"float32": 1e-35, "float64": 1e-300}
 
-#: Half a step of a tier's weights, over the largest of those that share a scale (of bfloat16, over the weight itself).
-HALF_STEP = {"w8": 1 / 254, "w16": 1 / 65534, "bfloat16": 2.0**-9}
+#: Half a step of a tier's weights, and of the rows of w8a8, over the largest of those that share a scale (of bfloat16,
+#: over the weight itself).
+HALF_STEP = {"w8a8": 1 / 254, "w8": 1 / 254, "w16": 1 / 65534, "bfloat16": 2.0**-9}
 TIER_MARGIN = 4.0
 
 Array = np.ndarray[Any, np.dtype[Any]]

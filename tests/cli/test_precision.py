@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from command_line import FRAMES, Run, good, refused
-from gatestep.kernels import tier_build, tiers
+from gatestep.kernels import fastest_first, tier_build, tiers
 
 import gatestep
 
@@ -27,7 +27,7 @@ def small_nets_too() -> Iterator[None]:
 
 
 @pytest.mark.parametrize("name", ["gru", "bidirectional", "tokens", "fixed"])
-@pytest.mark.parametrize("tier", ["w8", "w16", "bfloat16"])
+@pytest.mark.parametrize("tier", ["w8a8", "w8", "w16", "bfloat16"])
 def test_verify_prints_the_error_against_float32(run: Run, models: Path, name: str, tier: str) -> None:
     said = good(run("verify", models / f"{name}.onnx", "--precision", tier))
     assert re.search(rf"precision {tier}: at most \d\.\de-\d\d from float32 \(", said)
@@ -56,12 +56,12 @@ def test_verify_holds_to_max_error(run: Run, models: Path) -> None:
 
 def test_auto(run: Run, models: Path, tmp_path: Path) -> None:
     words = ("--precision", "auto", "--max-error")
-    assert "kept as w8" in good(run("inspect", models / "gru.onnx", *words, "0.3"))
+    assert f"kept as {fastest_first()[0]}:" in good(run("inspect", models / "gru.onnx", *words, "0.3"))
     assert "kept as w16" in good(run("inspect", models / "gru.onnx", *words, "3e-3"))
     assert "precision w16: at most" in good(run("verify", models / "gru.onnx", *words, "3e-3"))
     np.savez(tmp_path / "in.npz", x=np.zeros_like(FRAMES[:, None]), h0=np.zeros((1, 1, 4)))
     good(run("convert", models / "gru.onnx", "m.gatestep", *words, "1e-6", "--inputs", "in.npz"))
-    assert gatestep.load(tmp_path / "m.gatestep").precision == "w8"  # of nothing, it makes nothing
+    assert gatestep.load(tmp_path / "m.gatestep").precision == fastest_first()[0]  # of nothing, it makes nothing
     refused(run("inspect", models / "gru.onnx", "--precision", "auto"), 2, "go together")
     refused(run("inspect", models / "gru.onnx", *words, "-1"), 2, "-1")
 

@@ -28,7 +28,7 @@ import gatestep as gs
 SOME = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 T = 19  # chunks of 8 frames, and single ones; sums over x done ahead
 #: What a model computes in: types, and what it keeps its weights as.
-ARITHMETIC = [{"dtype": "f4"}, {"dtype": "f8"}, *({"precision": tier} for tier in ("w16", "w8", "bfloat16"))]
+ARITHMETIC = [{"dtype": "f4"}, {"dtype": "f8"}, *({"precision": tier} for tier in ("w16", "w8", "w8a8", "bfloat16"))]
 ROOT = Path(__file__).resolve().parents[2]
 
 
