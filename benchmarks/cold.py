@@ -11,7 +11,7 @@ import tempfile
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from time import perf_counter
+from time import monotonic
 from typing import Any
 
 import gatestep
@@ -32,7 +32,7 @@ import sys, numpy, gatestep
 stream = gatestep.load(sys.argv[1]).stream()
 stream.step(numpy.zeros(stream.inputs[0].shape, numpy.float32))
 """
-#: From the start of the interpreter to the first output of a file given as argument; by what does it.
+#: Up to the first output of a file given as argument; by what does it.
 FIRST_FRAME = {
     "python": "",
     "numpy": "import numpy",
@@ -71,8 +71,11 @@ with torch.inference_mode():
 }
 #: What its file ends in, where it is not ".onnx".
 _SUFFIXES = {"gatestep (.gatestep)": ".gatestep", "litert": ".tflite", "torch": ".pt"}
-#: Printed by a process at its end: the most memory that it had.
-_PEAK = """
+#: Printed by a process when it has its output: when that is, by a clock that all processes share, and the most memory
+#: that it had.
+_DONE = """
+import time
+print(time.monotonic())
 try:
     with open("/proc/self/status") as file:
         print(next(int(line.split()[1]) * 1024 for line in file if line.startswith("VmHWM:")))
@@ -83,14 +86,15 @@ except OSError:
 
 @dataclass(frozen=True)
 class Start:
-    """One way to a first frame: milliseconds from starting the process to its end, and the most memory it had.
+    """One way to a first frame: milliseconds from starting the process to its output, and the most memory it had.
 
-    `peak_bytes` is 0 where the system does not tell: it is not Linux.
+    `over_numpy_ms` is how much longer that took than importing NumPy, formed turn by turn. `peak_bytes` is 0 where the system does not tell: it is not Linux.
     """
 
     median_ms: float
     low_ms: float
     high_ms: float
+    over_numpy_ms: float
     peak_bytes: int
 
 
@@ -125,10 +129,10 @@ def measure(peers: Iterable[str], processes: int) -> Cold:
             clock, cpu = map(float, _python(folder, IMPORT).split())
             passed = {}
             for name in wanted:
-                begin = perf_counter()
-                said = _python(folder, FIRST_FRAME[name] + _PEAK, files[name])
-                passed[name] = perf_counter() - begin
-                peaks[name] = max(peaks.get(name, 0), int(said.splitlines()[-1]))
+                begin = monotonic()
+                done, peak = _python(folder, FIRST_FRAME[name] + _DONE, files[name]).splitlines()[-2:]
+                passed[name] = float(done) - begin
+                peaks[name] = max(peaks.get(name, 0), int(peak))
             if turn:  # the first ones compile to bytecode, as installing does, and bring the files into memory
                 imports.append((clock, cpu))
                 for name in wanted:
@@ -138,14 +142,15 @@ def measure(peers: Iterable[str], processes: int) -> Cold:
         processes,
         1e3 * statistics.median(clocks),
         1e3 * statistics.median(cpus),
-        {name: _start(taken[name], peaks[name]) for name in wanted},
+        {name: _start(taken[name], taken["numpy"], peaks[name]) for name in wanted},
     )
 
 
-def _start(ms: list[float], peak: int) -> Start:
+def _start(ms: list[float], numpy: list[float], peak: int) -> Start:
     ordered = sorted(ms)
     quarter = len(ordered) // 4
-    return Start(statistics.median(ordered), ordered[quarter], ordered[-1 - quarter], peak)
+    over = statistics.median(own - other for own, other in zip(ms, numpy, strict=True))
+    return Start(statistics.median(ordered), ordered[quarter], ordered[-1 - quarter], over, peak)
 
 
 def _files(folder: Path, wanted: Iterable[str]) -> Mapping[str, str]:

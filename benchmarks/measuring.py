@@ -10,7 +10,7 @@ import numpy as np
 
 from .cells import Case
 from .limits import Limits, reading
-from .models import Own, Runner, frames_of, runners
+from .models import CARRIED, Own, Runner, cannot, runners, shape_of
 from .peers import OURS, Contender, contenders, ours
 from .timing import Effort, Rounds, Spread, Timed, each, rounds
 
@@ -20,8 +20,9 @@ __all__ = ["TOLERANCE", "Engine", "Measured", "differences", "measure", "measure
 TOLERANCE = {False: 1e-4, True: 0.1}
 #: Steps of which results are held to the definition: with less than float32, enough to see how far off they get.
 STEPS = {False: 16, True: 64}
-#: Calls whose results are compared before a file is timed, and the largest difference, as part of the largest value.
-COMPARED, RELATIVE = 4, 1e-3
+#: Calls whose results are compared before a file is timed, and the largest difference in float32 and with less, as part
+#: of the largest value.
+COMPARED, RELATIVE = 4, {False: 1e-3, True: 0.1}
 
 
 @dataclass(frozen=True)
@@ -177,24 +178,24 @@ def _seen_from(bound: Limits, engines: Mapping[str, Engine], timed: Rounds, abse
 
 def measure_model(own: Own, mode: str, names: Iterable[str], effort: Effort) -> Measured:
     """Time a file by turns: ours and the peers that run it, with the results that we have."""
-    mode, frames = frames_of(own, mode)
-    made, absent = runners(own, mode, frames, names)
-    errors, wrong = _compared(made, own.baseline or OURS)
-    absent |= {name: f"gives other results: they differ by {errors[name]:.2g}" for name in wrong}
+    mode, frames, rows = shape = shape_of(own, mode)
+    made, absent = runners(own, shape, names)
+    errors, wrong = _compared(made, own.baseline or OURS, RELATIVE[own.reduced])
+    absent |= wrong
     made = {name: runner for name, runner in made.items() if name not in wrong}
     weight_bytes = own.model.packed.nbytes
     contending: dict[str, Timed] = {name: runner.timed for name, runner in made.items()}
-    bounded = mode == "step" and weight_bytes > 0
+    bounded, carried = mode == "step" and weight_bytes > 0, mode in CARRIED
     if bounded:
         contending["read"] = reading(weight_bytes)
     timed = rounds(contending, effort, own.threads)
-    tails = each({name: runner.advance for name, runner in made.items()}, effort, own.threads) if mode == "step" else {}
+    tails = each({name: runner.advance for name, runner in made.items()}, effort, own.threads) if carried else {}
     return Measured(
         own.name,
         "",
         mode,
         frames,
-        1,
+        rows,
         own.model.precision,
         own.threads,
         0,
@@ -214,15 +215,25 @@ def measure_model(own: Own, mode: str, names: Iterable[str], effort: Effort) -> 
     )
 
 
-def _compared(made: Mapping[str, Runner], held: str) -> tuple[dict[str, float], list[str]]:
-    """How far results are from those of `held`, ÷ the largest of these or 1, and the peers that are too far."""
-    errors = dict.fromkeys(made, 0.0)
+def _compared(made: Mapping[str, Runner], held: str, allowed: float) -> tuple[dict[str, float], dict[str, str]]:
+    """How far results are from those of `held`, ÷ the largest of these or 1, and what is wrong with which peers."""
+    errors, wrong = dict.fromkeys(made, 0.0), {}
     for _ in range(COMPARED):
-        results = {name: runner.advance() for name, runner in made.items()}
+        results = {}
+        for name, runner in made.items():
+            try:
+                results[name] = runner.advance()
+            except Exception as error:  # other engines' errors have no class in common
+                if name.startswith(OURS):
+                    raise
+                wrong[name] = cannot(error)
         for key, expected in results[held].items():
             largest = float(np.abs(expected).max(initial=1.0))
             for name, given in results.items():
                 if key in given:
                     difference = np.abs(np.reshape(given[key], -1) - np.reshape(expected, -1).astype(np.float64))
                     errors[name] = max(errors[name], float(difference.max(initial=0.0)) / largest)
-    return errors, [name for name, error in errors.items() if not (error <= RELATIVE or name.startswith(OURS))]
+    for name, far in errors.items():
+        if not (far <= allowed or name.startswith(OURS)):
+            wrong[name] = f"gives other results: they differ by {far:.2g}"
+    return errors, wrong

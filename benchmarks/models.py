@@ -17,15 +17,15 @@ from .. import _feeds, _peers
 from ..importers.kinds import is_container, is_weights
 from . import cells
 from .peers import OURS, Absent
-from .peers.onnxruntime import bound, session_of
+from .peers.onnxruntime import bound, int8, session_of
 from .peers.openvino import compiled
 from .timing import Timed, looped
 
-__all__ = ["MODES", "Own", "Runner", "frames_of", "runners"]
+__all__ = ["CARRIED", "Own", "Runner", "cannot", "runners", "shape_of"]
 
 Array = np.ndarray[Any, np.dtype[Any]]
-#: One frame per call, state carried; a recording per call, from the initial state, or what the file fixes instead.
-MODES = ("step", "sequence")
+#: Those in which a call is one frame, with the state carried; the others are recordings, from the initial state.
+CARRIED = ("step", "lockstep")
 
 
 @dataclass(frozen=True)
@@ -53,6 +53,11 @@ class Own:
     trusted: bool = False
 
     @property
+    def reduced(self) -> bool:
+        """Whether the model's weights are smaller than the file's."""
+        return self.model.precision != self.plain.precision
+
+    @property
     def name(self) -> str:
         """The file's name."""
         return Path(self.source).name
@@ -60,7 +65,7 @@ class Own:
     @property
     def baseline(self) -> str | None:
         """What `plain` is called, where it differs from the model."""
-        if self.model.precision != self.plain.precision:
+        if self.reduced:
             return f"{OURS} {self.plain.precision}"
         return f"{OURS} 1 thread" if self.threads > 1 else None
 
@@ -81,45 +86,72 @@ class Runner:
     timed: Timed
 
 
-def frames_of(own: Own, mode: str) -> tuple[str, int]:
-    """The mode, "call" if the file fixes what a recording would be, and the frames of a call."""
-    if mode == "step":
-        return mode, 1
-    draw = _feeds.random_values(np.random.default_rng(3))
-    short, long = (_feeds.whole(own.model, count, 1, draw) for count in (1, cells.SEQUENCE[0]))
+def shape_of(own: Own, mode: str) -> tuple[str, int, int]:
+    """The mode, frames and rows of a call; "call" is the mode where the file fixes what a recording would be.
+
+    Raises
+    ------
+    UnsupportedModelError
+        The file fixes rows, or frames where there are to be several of both.
+    """
+    frames, rows = {"step": (1, 1), "sequence": cells.SEQUENCE, "batch": cells.BATCH, "lockstep": cells.LOCKSTEP}[mode]
+    layout, draw = own.model.layout, _feeds.random_values(np.random.default_rng(3))
+    short, long = (_feeds.whole(own.model, count, rows, draw) for count in (1, frames))
+    found = {
+        np.shape(short[name])[axes.batch]
+        for name, axes in layout.axes.items()
+        if name in short and axes.batch is not None
+    }
+    if rows > 1 and not (layout.free_batch and found == {rows}):
+        why = layout.batch_blocker or "the file fixes the number of rows"
+        raise gatestep.UnsupportedModelError(f"{rows} rows in one call: {why}", source=own.source)
+    if mode in CARRIED:
+        return mode, frames, rows
     if all(np.shape(short[name]) == np.shape(array) for name, array in long.items()):
-        return "call", 1
+        if rows > 1:
+            raise gatestep.UnsupportedModelError("recordings: the file fixes the frames of a call", source=own.source)
+        return "call", 1, 1
     try:
         own.model(long)
     except gatestep.ShapeError:
-        return "sequence", _feeds.shortest(own.model, draw)
-    return "sequence", cells.SEQUENCE[0]
+        return mode, _feeds.shortest(own.model, draw), rows
+    return mode, frames, rows
 
 
-def runners(own: Own, mode: str, frames: int, names: Iterable[str]) -> tuple[dict[str, Runner], dict[str, str]]:
-    """Ours, the peers that run the file, and why others do not."""
+def runners(own: Own, shape: tuple[str, int, int], names: Iterable[str]) -> tuple[dict[str, Runner], dict[str, str]]:
+    """Ours, the peers that run the file, and why others do not; `shape` is as `shape_of` gives it."""
+    mode, frames, rows = shape
     draw = _feeds.random_values(np.random.default_rng(3))
     model = own.model
-    feeds = _feeds.whole(model, frames, 1, draw)
+    feeds = _feeds.whole(model, frames, rows, draw)
     results = model(feeds)
-    run = _step if mode == "step" else _call
-    made, absent = {OURS: run(model, feeds)}, {}
+    carried = mode in CARRIED
+
+    def run(model: gatestep.Model) -> Runner:
+        return _step(model, feeds, rows) if carried else _call(model, feeds)
+
+    made, absent = {OURS: run(model)}, {}
     if own.baseline is not None:
-        made[own.baseline] = run(own.plain, feeds)
-    pairs = _feeds.state_feeds(model) if mode == "step" else {}
+        made[own.baseline] = run(own.plain)
+    pairs = _feeds.state_feeds(model) if carried else {}
     for name in names:
         try:
             made[name] = _READERS.get(name, _none)(own, feeds, results, pairs)
         except Absent as reason:
             absent[name] = str(reason)
         except Exception as error:  # other engines' errors have no class in common
-            absent[name] = f"cannot run the file: {' '.join(str(error).split())[:160]}"
+            absent[name] = cannot(error)
     return made, absent
 
 
-def _step(model: gatestep.Model, feeds: Mapping[str, Array]) -> Runner:
+def cannot(error: Exception) -> str:
+    """What a peer says of a file, or of its shapes, in a line."""
+    return f"cannot run the file: {' '.join(str(error).split())[:160]}"
+
+
+def _step(model: gatestep.Model, feeds: Mapping[str, Array], rows: int) -> Runner:
     """A stream, fed the frame that `feeds` hold."""
-    stream = model.stream()
+    stream = model.stream(None if rows == 1 else rows)
     axes = model.layout.axes
     frame = {
         port.name: np.ascontiguousarray(
@@ -152,8 +184,6 @@ def _onnx(own: Own) -> bytes:
     """The file, where it is ONNX and the model is what the file says."""
     if own.changed:
         raise Absent(f"{', '.join(own.changed)} makes another model of the file")
-    if own.model.precision != own.plain.precision:
-        raise Absent("the file has one precision")
     if is_container(own.source):
         raise Absent("a .gatestep file does not hold the original")
     if is_weights(own.source):
@@ -164,9 +194,9 @@ def _onnx(own: Own) -> bytes:
 def _onnxruntime(
     own: Own, feeds: Mapping[str, Array], results: Mapping[str, Array], pairs: Mapping[str, str]
 ) -> Runner:
-    """Every buffer bound once; two bindings, each taking its states from the other."""
+    """Every buffer bound once; two bindings, each taking its states from the other. Reduced: int8."""
     _onnx(own)
-    session = session_of(os.fspath(own.source), own.threads)
+    session = session_of(int8(own.source) if own.reduced else os.fspath(own.source), own.threads)
     held = [{name: np.zeros_like(feeds[name]) for name in pairs} for _ in range(2)]
     fixed = {name: np.ascontiguousarray(array) for name, array in feeds.items() if name not in pairs}
     outputs = {name: np.empty(array.shape, array.dtype) for name, array in results.items()}
@@ -193,14 +223,14 @@ def _onnxruntime(
 
 
 def _openvino(own: Own, feeds: Mapping[str, Array], results: Mapping[str, Array], pairs: Mapping[str, str]) -> Runner:
-    """Fixed shapes, states kept by the model, memory shared."""
+    """Fixed shapes, states kept by the model, memory shared. Reduced: bf16."""
     runtime: Any = importlib.import_module("openvino")
     passes: Any = importlib.import_module("openvino._offline_transformations")
     model = runtime.Core().read_model(_onnx(own))
     model.reshape({name: list(array.shape) for name, array in feeds.items()})
     if pairs:
         passes.apply_make_stateful_transformation(model, dict(pairs))
-    request = compiled(model, own.threads, reduced=False).create_infer_request()
+    request = compiled(model, own.threads, own.reduced).create_infer_request()
     fixed = {name: np.ascontiguousarray(array) for name, array in feeds.items() if name not in pairs}
     outputs = {name: np.empty(a.shape, a.dtype) for name, a in results.items() if name not in pairs.values()}
     for name, array in {**fixed, **outputs}.items():
@@ -219,6 +249,8 @@ def _torch(own: Own, feeds: Mapping[str, Array], results: Mapping[str, Array], p
     program = None if is_container(own.source) or not is_weights(own.source) else _peers.torch_program(own.source)
     if program is None:
         raise Absent("does not read this kind of file")
+    if own.reduced:
+        raise Absent("no int8 form of a program")
     if not own.trusted:
         raise Absent("not asked, as it may run code that is in the file: --trusted allows that")
     framework: Any = importlib.import_module("torch")

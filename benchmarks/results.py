@@ -23,7 +23,7 @@ from .tails import Tail
 __all__ = ["SCHEMA", "Report", "Surroundings", "read_json", "to_json"]
 
 #: Of the JSON: counts up when a field changes its meaning or goes.
-SCHEMA = 2
+SCHEMA = 3
 
 
 @dataclass(frozen=True)

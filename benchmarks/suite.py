@@ -14,9 +14,9 @@ import gatestep
 
 from . import allocations, claims, cold, footprint, growth, limits, loading, measuring, pictures, tails
 from . import tables as text
-from .cells import Case, Net, grid
+from .cells import MODES, Case, Net, grid
 from .comparison import compared, comparison
-from .models import MODES, Own
+from .models import Own
 from .page import page
 from .peers import OURS, available
 from .progress import Progress

@@ -14,7 +14,7 @@ from ..cells import Array, Case
 from ..timing import looped
 from .contender import Absent, Contender
 
-__all__ = ["bound", "onnxruntime", "session_of"]
+__all__ = ["bound", "int8", "onnxruntime", "session_of"]
 
 
 def session_of(file: bytes | str, threads: int) -> Any:
@@ -31,7 +31,9 @@ def session_of(file: bytes | str, threads: int) -> Any:
 def onnxruntime(case: Case) -> Contender:
     """The same file, every buffer bound once; two bindings, each taking its states from the other. Reduced: int8."""
     net = case.net
-    file = _int8(case) if case.reduced else net.file()
+    if case.reduced and net.cell != "lstm":
+        raise Absent(f"quantize_dynamic leaves {net.cell.upper()} in float32")
+    file = int8(net.file()) if case.reduced else net.file()
     session = session_of(file, case.threads)
     feed, out = case.arrays()
     shape = (1, case.rows, net.hidden)
@@ -72,10 +74,8 @@ def bound(session: Any, given: dict[str, Any], taken: dict[str, Any]) -> Any:
     return binding
 
 
-def _int8(case: Case) -> bytes:
-    """The file with weights of 8 bits, by ONNX Runtime's own tool."""
-    if case.net.cell != "lstm":
-        raise Absent(f"quantize_dynamic leaves {case.net.cell.upper()} in float32")
+def int8(file: bytes | str) -> bytes:
+    """A file with weights of 8 bits, by ONNX Runtime's own tool; `file` is a path, or what is in it."""
     quantization: Any = importlib.import_module("onnxruntime.quantization")
     root = logging.getLogger()
     level = root.level
@@ -83,9 +83,11 @@ def _int8(case: Case) -> bytes:
     try:
         with tempfile.TemporaryDirectory() as folder:
             before, after = Path(folder, "float32.onnx"), Path(folder, "int8.onnx")
-            before.write_bytes(case.net.file())
-            kind = quantization.QuantType.QInt8
-            quantization.quantize_dynamic(before, after, weight_type=kind, per_channel=True)
+            if isinstance(file, bytes):
+                before.write_bytes(file)
+            else:
+                before = Path(file)
+            quantization.quantize_dynamic(before, after, weight_type=quantization.QuantType.QInt8, per_channel=True)
             return after.read_bytes()
     finally:
         root.setLevel(level)
