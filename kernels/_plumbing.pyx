@@ -420,14 +420,25 @@ cdef fused real:
 cdef void interleaved(
     real *y, Py_ssize_t step, const real *x, Py_ssize_t rows, Py_ssize_t width, Py_ssize_t row, Py_ssize_t column
 ) noexcept nogil:
-    cdef Py_ssize_t first, last, k, lane
+    cdef Py_ssize_t first, last, k, lane, grouped = rows & ~3 if column == 1 else 0
+    cdef const real *one
+    cdef const real *two
+    cdef const real *three
+    cdef const real *four
+    cdef real *out
     for first in range(0, width, 16):  # the rows' cache lines are read once, whole
         last = min(first + 16, width)
         if row == 1:  # a transposed matrix: they are lanes already
             for k in range(first, last):
                 memcpy(y + k * step, x + k * column, rows * sizeof(real))
         else:
-            for lane in range(rows):
+            for lane in range(0, grouped, 4):  # four at once: a store of their own for each takes twice as long
+                one = x + lane * row
+                two, three, four = one + row, one + 2 * row, one + 3 * row
+                for k in range(first, last):
+                    out = y + k * step + lane
+                    out[0], out[1], out[2], out[3] = one[k], two[k], three[k], four[k]
+            for lane in range(grouped, rows):
                 for k in range(first, last):
                     y[k * step + lane] = x[lane * row + k * column]
         for k in range(first, last):
