@@ -77,6 +77,7 @@ class Plan:
         self._states: dict[str, np.ndarray] | None = None
         self._programs[1, False] = self._finish(ctx, buffers, carried)
         self._before()
+        self._warm()
 
     # ------------------------------------------------------------------ building
     def _lower(self, frames: int, begins: bool = False) -> tuple[Lowering, list[Buffer], dict[str, View]]:
@@ -118,6 +119,14 @@ class Plan:
             failed = machine.run(arrays)
             if failed >= 0:
                 raise self.model.failure(program.instructions[failed].node, "before the first frame")
+
+    def _warm(self) -> None:
+        """Make a step that nobody sees, so that the first one is like any other: its code and weights are at hand."""
+        program = self._programs[1, False]
+        if any(instruction.target is not None for instruction in program.instructions):
+            return  # how long a loop takes, its inputs say
+        arrays = [np.zeros(buffer.count, buffer.dtype) for buffer in (*program.inputs, *program.outputs)]
+        program.bind(self.fresh_memory()).run(arrays)
 
     @property
     def states(self) -> dict[str, np.ndarray]:
