@@ -114,6 +114,14 @@ def matmul(n: N) -> Iterator[Reach]:
     yield dense(4, batch, m, columns)
 
 
+def depthwise(n: N) -> Iterator[Reach]:
+    channels, rows, sizes = n[0], n[1:4], n[7:9]
+    yield strided(0, (*rows, *sizes, channels), (*n[4:7], *n[9:11], 1))
+    yield dense(1, *sizes, channels)
+    yield dense(2, channels)
+    yield dense(4, *rows, channels)
+
+
 def broadcast(first: int, second: int) -> Callable[[N], Iterator[Reach]]:
     """Two operands walked together, into a dense result."""
 
@@ -220,6 +228,7 @@ REACHES: dict[str, Callable[[N], Iterator[Reach]]] = {
     "rnn": recurrent(lambda i, h, p: blocks(h) * (1 + i + p)),
     "linear": linear(),
     "matmul": matmul,
+    "depthwise": depthwise,
     "unary": all_dense((0, lambda n: n[0]), (4, lambda n: n[0])),
     "binary": broadcast(0, 1),
     "binary_i64": broadcast(0, 1),

@@ -24,7 +24,7 @@ from .graph import Graph, Node, ancestors, needed
 from .ops import OPS
 from .ops.growth import growth, held
 from .record import Record
-from .values import MOST_AXES, MOST_ELEMENTS, Buffer, Merged, Tag, Value, ValueList, View, Weights, collapse
+from .values import MOST_AXES, MOST_ELEMENTS, Buffer, Merged, Tag, Value, ValueList, View, Weights, collapse, in_order
 
 __all__ = [
     "BATCH",
@@ -422,7 +422,7 @@ class Lowering:
         if self.sketch:
             self.emit("copy", node, {0: source, 4: target})
             return target
-        shape, (ss, ts) = collapse(source.shape, source.strides, target.strides)
+        shape, (ts, ss) = collapse(*in_order(source.shape, target.strides, source.strides))
         if len(shape) > MAX_NDIM:
             raise self.unsupported(node, f"moves {len(shape)} axes at once; at most {MAX_NDIM} are supported")
         n = [len(shape), *pad(shape, 1), *pad(ss, 0), *pad(ts, 0), source.dtype.itemsize]

@@ -20,6 +20,7 @@ __all__ = [
     "Weights",
     "c_strides",
     "collapse",
+    "in_order",
     "reshape_strides",
 ]
 
@@ -145,6 +146,12 @@ class Weights:
 
 #: An array known while the program is built, or a view of what will be there when it runs.
 Value = np.ndarray | View
+
+
+def in_order(shape: tuple[int, ...], *strides: tuple[int, ...]) -> tuple[tuple[int, ...], ...]:
+    """Axes from the longest stride of the first operand to the shortest: a loop over them walks through its memory."""
+    order = sorted(range(len(shape)), key=lambda k: -strides[0][k])
+    return tuple(tuple(sizes[k] for k in order) for sizes in (shape, *strides))
 
 
 def collapse(shape: tuple[int, ...], *strides: tuple[int, ...]) -> tuple[tuple[int, ...], list[tuple[int, ...]]]:

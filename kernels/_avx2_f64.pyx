@@ -4,6 +4,7 @@
 include "activations.pxi"
 include "fused.pxi"
 include "tensor.pxi"
+include "windows.pxi"
 include "quantised.pxi"
 
-KERNELS = {**FUSED_KERNELS, **TENSOR_KERNELS, **QUANTISED_KERNELS}
+KERNELS = {**FUSED_KERNELS, **TENSOR_KERNELS, **WINDOW_KERNELS, **QUANTISED_KERNELS}

@@ -40,6 +40,9 @@
  * matmul      y = a @ b, both at run time    p[0] a (batch, M, K)  p[1] b (batch, K, N)  p[4] y dense
  *             n[0] batch n[1] M n[2] K n[3] N  n[4] a batch stride n[5] b batch stride
  *             n[6] a row, n[7] a column, n[8] b row, n[9] b column stride
+ * depthwise   y[r, c] = b[c] + sum over k of x[r + k + c] * w[k, c], k ascending   p[0] x  p[1] w (K, C) dense
+ *             p[2] b (C)  p[4] y (rows, C) dense
+ *             n[0] C  n[1..3] rows, along three axes  n[4..6] their strides in x  n[7] n[8] K, along two  n[9] n[10] strides
  * unary       y = act(x)               p[0] x dense  p[4] y dense, may be x   n[0] count  n[1] activation  f[0] f[1] alpha, beta
  * binary      y = a op b, broadcast    p[0] a  p[1] b  p[4] y dense, may be a or b where their strides are dense
  *             n[0] GS_BIN_*  n[1] ndim <= 6  n[2..7] shape  n[8..13] a strides  n[14..19] b strides (0 = broadcast)

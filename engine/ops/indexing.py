@@ -10,7 +10,7 @@ import numpy as np
 
 from ..graph import Node
 from ..values import Tag, Value, View, c_strides
-from .plumbing import CAST_CODES, Gather, axes_of, cast, inverse, permuted
+from .plumbing import CAST_CODES, Gather, axes_of, cast, evenly, inverse, permuted
 from .registry import Array, Op, register
 
 if TYPE_CHECKING:
@@ -276,9 +276,7 @@ SCATTERS = {"none": None, "add": np.add, "mul": np.multiply, "min": np.minimum, 
 
 def scattered(ctx: Lowering, node: Node, x: Value, updates: Value, places: View, inner: int, tags: list[Tag]) -> View:
     """A copy of `x` with `updates` at `places`, in order."""
-    if x.dtype != updates.dtype:
-        raise ctx.unsupported(node, f"takes {x.dtype} and {updates.dtype}", hint="Cast them to one type")
-    data, news = ctx.view(x), ctx.view(updates)
+    data, news = alike(ctx, node, x, updates)
     back, reduction = data.dtype, node.attrs["reduction"]
     if reduction != "none":
         data, news = numeric(ctx, node, data), numeric(ctx, node, news)
@@ -286,6 +284,13 @@ def scattered(ctx: Lowering, node: Node, x: Value, updates: Value, places: View,
     n = [places.count, inner, list(SCATTERS).index(reduction), CAST_CODES[data.dtype.name], data.dtype.itemsize]
     ctx.emit("scatter", node, {0: ctx.dense(node, news), 1: places, 4: y}, n)
     return cast(ctx, node, y, back)
+
+
+def alike(ctx: Lowering, node: Node, x: Value, updates: Value) -> tuple[View, View]:
+    """Both as views, which have to be of one type."""
+    if x.dtype != updates.dtype:
+        raise ctx.unsupported(node, f"takes {x.dtype} and {updates.dtype}", hint="Cast them to one type")
+    return ctx.view(x), ctx.view(updates)
 
 
 def scatter_known(node: Node, x: Array, updates: Array, places: tuple[Array, ...]) -> Array:
@@ -346,6 +351,23 @@ def tuple_places(ctx: Lowering, node: Node, indices: Value, shape: Sequence[int]
     return y
 
 
+def named(indices: Array, x: View, batch: int) -> tuple[int, tuple[int, ...]] | None:
+    """Where known indices of `x` lead, as the offset and the strides of a view; None where no view shows it."""
+    grid = tuple_grid(indices, x.shape, batch)
+    places = sum(np.asarray(axis, np.int64) * step for axis, step in zip(grid, x.strides, strict=False))
+    return evenly(np.broadcast_to(places, indices.shape[:-1]))
+
+
+def apart(shape: Sequence[int], steps: Sequence[int]) -> bool:
+    """Whether no place of an even grid is there twice."""
+    reach = 0
+    for step, size in sorted((abs(step), size) for step, size in zip(steps, shape, strict=True) if size > 1):
+        if step <= reach:
+            return False
+        reach += step * (size - 1)
+    return True
+
+
 def checked_tuples(node: Node, x: Any, indices: Any, batch: int) -> int:
     """How many axes of `x` the indices name."""
     if indices.ndim < 1 or not 0 <= batch < indices.ndim or indices.shape[:batch] != x.shape[:batch]:
@@ -387,9 +409,13 @@ class GatherND(Op):
         tags = [along(ctx, node, (x, k), (indices, k)) for k in range(batch)]
         tags += [along(ctx, node, (indices, k)) for k in range(batch, indices.ndim - 1)]
         tags += [along(ctx, node, (x, k)) for k in range(batch + depth, x.ndim)]
+        shape = (*indices.shape[:-1], *x.shape[batch + depth :])
+        if isinstance(x, View) and isinstance(indices, np.ndarray) and (seen := named(indices, x, batch)) is not None:
+            strides = (*seen[1], *x.strides[batch + depth :])
+            return (x.with_(shape=shape, strides=strides, tags=tuple(tags), offset=x.offset + seen[0]),)
         data = ctx.dense(node, x)
         places = tuple_places(ctx, node, indices, x.shape, batch)
-        y = ctx.temp((*indices.shape[:-1], *x.shape[batch + depth :]), data.dtype, tags)
+        y = ctx.temp(shape, data.dtype, tags)
         inner = math.prod(x.shape[batch + depth :]) * data.dtype.itemsize
         n = [1, math.prod(x.shape[: batch + depth]), inner, places.count]
         ctx.emit("gather", node, {0: data, 1: places, 4: y}, n)
@@ -425,5 +451,14 @@ class ScatterND(Op):
                 mix_axis(ctx, node, value, k, "writes frames by index")
         tags: list[Tag] = [None] * depth
         tags += [along(ctx, node, (x, k), (updates, lead + k - depth)) for k in range(depth, x.ndim)]
+        if isinstance(indices, np.ndarray) and node.attrs["reduction"] == "none":
+            data, news = alike(ctx, node, x, updates)
+            y = ctx.temp(x.shape, x.dtype, tags)
+            seen = named(indices, y, 0)
+            if seen is not None and apart(indices.shape[:-1], seen[1]):
+                ctx.copy(node, data, y)
+                part = (*seen[1], *y.strides[depth:])
+                ctx.copy(node, news, y.with_(shape=news.shape, strides=part, tags=news.tags, offset=seen[0]))
+                return (y,)
         places = tuple_places(ctx, node, indices, x.shape, 0)
         return (scattered(ctx, node, x, updates, places, math.prod(x.shape[depth:]), tags),)

@@ -11,8 +11,8 @@ import numpy as np
 from ...kernels import tiers
 from ...kernels.precision import BITS
 from ..graph import Node
-from ..values import Value, View, Weights, collapse
-from .plumbing import axes_of, broadcast, cast, inverse, memory_order, permuted
+from ..values import Value, View, Weights, collapse, in_order
+from .plumbing import axes_of, broadcast, cast, inverse, laid, memory_order, permuted
 from .registry import Array, Op, register
 
 if TYPE_CHECKING:
@@ -175,6 +175,14 @@ class Binary(Op):
         return (binary(ctx, node, Binary._name(node), a, b),)
 
 
+def walked(shape: Sequence[int], views: Sequence[View]) -> list[int]:
+    """The order of axes in which the first of `views` lies in memory whose elements are all different."""
+    for view in views:
+        if all(step > 0 or n == 1 for n, step in zip(shape, view.strides, strict=True)):
+            return memory_order(view, view.ndim)
+    return list(range(len(shape)))
+
+
 def binary(ctx: Lowering, node: Node, op: str, a: Value, b: Value) -> View:
     """Emit a broadcast binary operation."""
     wide = np.broadcast_shapes(a.shape, b.shape)
@@ -186,9 +194,9 @@ def binary(ctx: Lowering, node: Node, op: str, a: Value, b: Value) -> View:
             raise ctx.unsupported(node, f"is not supported on {va.dtype} values")
         kernel = "binary_i64"
         va, vb = (cast(ctx, node, v, np.dtype(np.int64)) for v in (va, vb))
-    y = ctx.temp(wide, va.dtype, tags)
     va, vb = broadcast(va, wide), broadcast(vb, wide)
-    shape, (sa, sb, _) = collapse(wide, va.strides, vb.strides, y.strides)
+    y = laid(ctx, wide, va.dtype, tags, walked(wide, [v for v, given in ((va, a), (vb, b)) if given.shape == wide]))
+    shape, (_, sa, sb) = collapse(*in_order(wide, y.strides, va.strides, vb.strides))
     if len(shape) > 6:
         raise ctx.unsupported(node, f"broadcasts over {len(shape)} axes; at most 6 are supported")
     fill = 6 - len(shape)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -48,6 +48,24 @@ def memory_order(view: View, lead: int) -> list[int]:
     What treats those axes alike can walk them so, and need not copy what a transpose left behind.
     """
     return sorted(range(lead), key=lambda k: -view.strides[k]) + list(range(lead, view.ndim))
+
+
+def laid(ctx: Lowering, shape: Sequence[int], dtype: np.dtype[Any], tags: Sequence[Tag], order: Sequence[int]) -> View:
+    """A new array whose axes lie in memory in `order`."""
+    y = ctx.temp([shape[k] for k in order], dtype, [tags[k] for k in order])
+    return permuted(y, inverse(order))
+
+
+def evenly(places: Array) -> tuple[int, tuple[int, ...]] | None:
+    """The first of `places` and the step from one to the next along each axis, where a view can show them all."""
+    if not places.size:
+        return None
+    first, steps = int(places.flat[0]), []
+    grid = np.array(first)
+    for axis, size in enumerate(places.shape):
+        steps.append(int(places.take(1, axis).flat[0]) - first if size > 1 else 0)
+        grid = grid[..., None] + np.arange(size) * steps[-1]
+    return (first, tuple(steps)) if (grid == places).all() else None
 
 
 def inverse(perm: Sequence[int]) -> list[int]:
@@ -454,6 +472,19 @@ class Gather(Op):
                 rest: tuple[Tag, ...] = (None,) * found.ndim
                 strides = one.strides[:axis] + (0,) * found.ndim + one.strides[axis + 1 :]
                 return (one.with_(shape=shape, strides=strides, tags=one.tags[:axis] + rest + one.tags[axis + 1 :]),)
+            grid = evenly(found)
+            if grid is not None:
+                ctx.mix(x.tags[axis], node, BY_INDEX)
+                first, steps = grid
+                step = x.strides[axis]
+                return (
+                    x.with_(
+                        shape=x.shape[:axis] + found.shape + x.shape[axis + 1 :],
+                        strides=(*x.strides[:axis], *(step * n for n in steps), *x.strides[axis + 1 :]),
+                        tags=(*x.tags[:axis], *(None,) * found.ndim, *x.tags[axis + 1 :]),
+                        offset=x.offset + first * step,
+                    ),
+                )
         table, ids = ctx.dense(node, x), ctx.dense(node, indices)
         if ids.dtype.kind not in "iu":
             raise ValueError(f"indices are {ids.dtype}, not integers")

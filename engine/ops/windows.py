@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from ..graph import Node
-from ..values import MOST_ELEMENTS, Value, View
+from ..values import MOST_ELEMENTS, Value, View, c_strides, reshape_strides
 from .math import REDUCTIONS, binary, linear, unary
-from .plumbing import axes_of, permuted, reshaped
+from .plumbing import axes_of, laid, memory_order, permuted, reshaped
 from .registry import Array, Op, register
 
 if TYPE_CHECKING:
@@ -80,16 +80,25 @@ def windowed_shape(shape: tuple[int, ...], strides: Sequence[int], over: Sequenc
     )
 
 
-def window_view(ctx: Lowering, node: Node, x: View, over: Sequence[Window], fill: float, what: str) -> View:
+def window_view(
+    ctx: Lowering,
+    node: Node,
+    x: View,
+    over: Sequence[Window],
+    fill: float,
+    what: str,
+    order: Sequence[int] | None = None,
+) -> View:
     """Every window of `x`, padded with `fill`: ``(N, C, *windows, *kernel)``.
 
-    An axis stays what it was. In a stream, along the axis ``remembered``, what the windows need is there.
+    An axis stays what it was. In a stream, along the axis ``remembered``, what the windows need is there. What is
+    copied because of margins lies in memory in `order`.
     """
     for axis, (tag, w) in enumerate(zip(x.tags[2:], over, strict=True), start=2):
         if (w.size > 1 or w.step > 1 or w.before or w.after) and axis != node.attrs.get("remembered"):
             ctx.mix(tag, node, what)
     margins = [(0, 0), (0, 0), *((w.before, w.after) for w in over)]
-    x = padded(ctx, node, x, margins, fill)
+    x = padded(ctx, node, x, margins, fill, order)
     shape, strides = windowed_shape(x.shape, x.strides, over)
     return x.with_(shape=shape, strides=strides, tags=(*x.tags, *(None,) * len(over)))
 
@@ -102,8 +111,15 @@ def windows_of(x: Array, over: Sequence[Window], fill: float) -> Array:
     return np.lib.stride_tricks.as_strided(x, shape, strides, writeable=False)
 
 
-def padded(ctx: Lowering, node: Node, x: View, margins: Sequence[tuple[int, int]], fill: float) -> View:
-    """`x` with `fill` around it; a negative margin cuts."""
+def padded(
+    ctx: Lowering,
+    node: Node,
+    x: View,
+    margins: Sequence[tuple[int, int]],
+    fill: float,
+    order: Sequence[int] | None = None,
+) -> View:
+    """`x` with `fill` around it, in memory in the order in which it was, or in `order`; a negative margin cuts."""
     starts = [max(-before, 0) for before, _ in margins]
     lengths = [n - max(-b, 0) - max(-a, 0) for n, (b, a) in zip(x.shape, margins, strict=True)]
     if min(lengths, default=0) < 0:
@@ -114,7 +130,7 @@ def padded(ctx: Lowering, node: Node, x: View, margins: Sequence[tuple[int, int]
     if not any(map(any, margins)):
         return x
     shape = tuple(b + n + a for n, (b, a) in zip(x.shape, margins, strict=True))
-    y = ctx.temp(shape, x.dtype, x.tags)
+    y = laid(ctx, shape, x.dtype, x.tags, memory_order(x, x.ndim) if order is None else order)
     value = ctx.view(np.array(fill, dtype=x.dtype))
     ctx.copy(node, value.with_(shape=shape, strides=(0,) * len(shape), tags=(None,) * len(shape)), y)
     inside = sum(before * step for (before, _), step in zip(margins, y.strides, strict=True))
@@ -161,26 +177,30 @@ class Conv(Op):
         groups, over = checked_conv(node, x, w)
         rank, each = len(over), w.shape[0] // groups
         ctx.mix(x.tags[1], node, "sums over the frames")
-        seen = window_view(ctx, node, ctx.real_view(node, x), over, 0.0, "convolves over the frames")
-        seen = permuted(seen, [0, *range(2, 2 + rank), 1, *range(2 + rank, 2 + 2 * rank)])
+        # Channels last: a window along one axis then is one run of memory, and no copy is made of it.
+        order, x = [0, *range(2, x.ndim), 1], ctx.real_view(node, x)
+        if x.shape[1] > 1 and x.strides[1] != 1 and not any(w.before or w.after for w in over):
+            x = ctx.copy(node, x, laid(ctx, x.shape, x.dtype, x.tags, order))
+        seen = window_view(ctx, node, x, over, 0.0, "convolves over the frames", order)
+        seen = permuted(seen, [0, *range(2, seen.ndim), 1])
         channels, width = w.shape[1], math.prod(w.shape[1:])
         lead = seen.shape[: 1 + rank]
+        bias = np.zeros(w.shape[0], w.dtype) if b is None else b
+        if groups == w.shape[0] > 1 and channels == 1 and rank <= 2:
+            y = depthwise(ctx, node, seen, w, bias)
+            return (permuted(y, [0, 1 + rank, *range(1, 1 + rank)]),)
         results = []
         for g in range(groups):
-            step = seen.strides[1 + rank]
-            part = seen.with_(
-                shape=(*lead, channels, *w.shape[2:]),
-                offset=seen.offset + g * channels * step,
-            )
-            rows = ctx.dense(node, part)
-            flat = rows.with_(
-                shape=(*lead, width), strides=(*rows.strides[: 1 + rank], 1), tags=(*rows.tags[: 1 + rank], None)
-            )
+            part = seen.with_(shape=(*seen.shape[:-1], channels), offset=seen.offset + g * channels * seen.strides[-1])
+            strides = reshape_strides(part.shape, part.strides, (*lead, width))
+            if strides is None:
+                part, strides = ctx.dense(node, part), c_strides((*lead, width))
+            flat = part.with_(shape=(*lead, width), strides=strides, tags=(*part.tags[: 1 + rank], None))
             mine = slice(g * each, (g + 1) * each)
             key = ("conv", node.inputs[1], node.inputs[2] if b is not None else "", g, groups)
+            weights = np.moveaxis(w[mine], 1, -1).reshape(each, width).T
             # Never without a bias: what is added later goes along the last axis, and channels are not that.
-            bias = np.zeros(each, w.dtype) if b is None else b[mine]
-            results.append(linear(ctx, node, flat, w[mine].reshape(each, width).T, bias, key, "float32"))
+            results.append(linear(ctx, node, flat, weights, bias[mine], key, "float32"))
         y = results[0]
         if groups == 1:
             ctx.is_layer(node.outputs[0], ctx.instructions[-1])
@@ -189,6 +209,19 @@ class Conv(Op):
             for g, part in enumerate(results):
                 ctx.copy(node, part, y.with_(shape=part.shape, offset=g * each))
         return (permuted(y, [0, 1 + rank, *range(1, 1 + rank)]),)
+
+
+def depthwise(ctx: Lowering, node: Node, seen: View, w: Array, bias: Array) -> View:
+    """Each channel by itself: ``(N, *windows, C)`` of windows ``(N, *windows, *kernel, C)``, channels side by side."""
+    rank = w.ndim - 2
+    fill = 2 - rank
+    y = ctx.temp((*seen.shape[: 1 + rank], w.shape[0]), tags=(*seen.tags[: 1 + rank], None))
+    rows = (*(1,) * fill, *seen.shape[: 1 + rank], *(0,) * fill, *seen.strides[: 1 + rank])
+    kernel = (*(1,) * fill, *w.shape[2:], *(0,) * fill, *seen.strides[1 + rank : -1])
+    weights = np.ascontiguousarray(w.reshape(w.shape[0], -1).T)
+    slots = {0: seen, 1: ctx.view(weights), 2: ctx.view(bias), 4: y}
+    ctx.emit("depthwise", node, slots, [w.shape[0], *rows, *kernel])
+    return y
 
 
 @register("Pad")

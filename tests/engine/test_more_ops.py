@@ -230,6 +230,49 @@ def test_an_index_outside_is_an_error_that_names_the_node(net: Any, op: str, bad
         model({**feeds, "i": np.array([[0], [bad]])})
 
 
+#: Indices of x (4, 5, 6) that are known: grids that a view shows, then grids with a place twice, and no grid at all.
+KNOWN_PLACES = {
+    "slice": np.stack(np.meshgrid([1, 3], [4, 2, 0], indexing="ij"), -1),
+    "diagonal": np.repeat(np.arange(4)[:, None], 3, 1),
+    "from the end": np.array([[-1, -2], [-2, -3]]),
+    "one": np.array([2]),
+    "none": np.zeros((0, 2), np.int64),
+    "twice": np.array([[0, 1], [0, 1]]),
+    "overlapping": np.array([[[0, 0], [0, 1]], [[0, 1], [0, 2]]]),
+    "uneven": np.array([[0, 0], [1, 1], [3, 2]]),
+}
+
+
+@pytest.mark.parametrize("name", KNOWN_PLACES)
+def test_known_indices(net: Any, name: str) -> None:
+    places = KNOWN_PLACES[name]
+    n = net()
+    x = n.input("x", 4, 5, 6)
+    n.output(n("GatherND", x, places, batch_dims=0))
+    n.output(
+        n("GatherND", n("Transpose", x, perm=(2, 1, 0)), np.flip(places, -1) if places.size else places, batch_dims=0)
+    )
+    n.output(n("Gather", x, places, axis=1))
+    news = n.input("news", *places.shape[:-1], *(4, 5, 6)[places.shape[-1] :])
+    n.output(n("ScatterND", x, places, news, reduction="none"))
+    n.output(n("ScatterND", n("Neg", x), places, news, reduction="add"))
+    model = n.model()
+    feeds = {"x": n.rng.standard_normal((4, 5, 6)).astype("f4")}
+    feeds["news"] = n.rng.standard_normal(model.inputs[1].shape).astype("f4")
+    for got, expected in zip(model(feeds).values(), n.evaluate(feeds).values(), strict=True):
+        np.testing.assert_allclose(got, expected, rtol=1e-6)
+
+
+def test_batches_of_known_indices(net: Any) -> None:
+    n = net()
+    places = np.array([[[0], [2], [4]], [[1], [3], [5]], [[2], [4], [6]]])
+    n.output(n("GatherND", n.input("x", 3, 7, 2), places, batch_dims=1))
+    n.output(n("GatherND", n("Exp", "x"), places[::-1].copy(), batch_dims=1))
+    feeds = {"x": n.rng.standard_normal((3, 7, 2)).astype("f4")}
+    for got, expected in zip(n.model()(feeds).values(), n.evaluate(feeds).values(), strict=True):
+        np.testing.assert_allclose(got, expected, rtol=1e-6)
+
+
 @pytest.mark.parametrize("keepdims", [0, 1])
 def test_log_sum_exp_does_not_overflow(keepdims: int) -> None:
     x = np.array([[1e30, 3e38], [-1e30, -3e38], [np.inf, 0], [-np.inf, -np.inf], [-np.inf, 2], [200, 200]], "f4")

@@ -56,6 +56,25 @@ def test_groups_dilation_and_strides_of_a_convolution(groups: int, spatial: tupl
     np.testing.assert_allclose(gatestep.load(model)(x), expected, rtol=1e-5, atol=1e-5, strict=True)
 
 
+@pytest.mark.parametrize("channels", [3, 16, 37])
+@pytest.mark.parametrize("spatial", [(9,), (5, 7), (4, 3, 5)])
+def test_a_convolution_of_each_channel_by_itself(channels: int, spatial: tuple[int, ...]) -> None:
+    from onnx.reference import ReferenceEvaluator
+
+    rng, rank = np.random.default_rng(channels), len(spatial)
+    w = rng.standard_normal((channels, 1, *(3, 2, 2)[:rank])).astype("f4")
+    b = rng.standard_normal(channels).astype("f4")
+    options = {"strides": [2, 1, 1], "dilations": [1, 2, 1], "pads": [1, 0, 2][:rank] + [2, 1, 0][:rank]}
+    options = {name: values[: 2 * rank] if name == "pads" else values[:rank] for name, values in options.items()}
+    node = helper.make_node("Conv", ["x", "w", "b"], ["y"], group=channels, **options)
+    model = make([node], [info("x", ["N", channels, *spatial])], [info("y", None)], weights={"w": w, "b": b})
+    x = rng.standard_normal((3, channels, *spatial)).astype("f4")
+    (expected,) = ReferenceEvaluator(model).run(None, {"x": x})
+    loaded = gatestep.load(model)
+    np.testing.assert_allclose(loaded(x), expected, rtol=1e-5, atol=1e-5, strict=True)
+    np.testing.assert_array_equal(loaded(x[1:2]), loaded(x)[1:2])
+
+
 def test_a_window_that_does_not_fit_is_an_error_that_names_the_node() -> None:
     node = helper.make_node("Conv", ["x", "w"], ["y"], name="front/conv")
     model = gatestep.load(
