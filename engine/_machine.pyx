@@ -6,7 +6,9 @@ after the other, without the GIL. A `Stepper` holds the machines of a stream (on
 checks what comes from Python at C speed.
 """
 
+cimport cython
 cimport numpy as cnp
+from cpython.object cimport PyObject
 from libc.stdint cimport uintptr_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy
@@ -36,6 +38,15 @@ cdef extern from "abi.h":
     ctypedef struct gs_team:
         void (*run)(gs_team *team, gs_part part, void *context, Py_ssize_t parts) noexcept nogil
         Py_ssize_t wake
+
+cdef extern from "Python.h":
+    Py_ssize_t Py_REFCNT(PyObject *held) noexcept
+
+cdef extern from *:
+    """
+    #define gs_has_weak_references(array) (((PyArrayObject_fields *)(array))->weakreflist != NULL)
+    """
+    bint gs_has_weak_references(PyObject *array) noexcept
 
 cdef extern from "simd.h":
     unsigned long long gs_ftz_on() noexcept nogil
@@ -76,6 +87,7 @@ cdef void one_beside(void *calls, Py_ssize_t part) noexcept nogil:
     call.kernel(&call.args)
 
 
+@cython.final
 cdef class Machine:
     """A program bound to its memory.
 
@@ -182,6 +194,7 @@ cdef class Machine:
         return failed
 
 
+@cython.final
 cdef class Frame:
     """The layout of one frame at one port of a stream.
 
@@ -219,18 +232,19 @@ cdef class Frame:
         for k in range(self.ndim):
             self.dims[k] = shape[k]
 
-    cdef bint fits(self, object array) noexcept:
+    cdef inline bint fits(self, object array) noexcept:
         """Whether `array` can be read in place as one frame."""
+        return type(array) is cnp.ndarray and self.matches(<cnp.ndarray>array)
+
+    cdef inline bint matches(self, cnp.ndarray array) noexcept:
+        """Whether `array` is dense, aligned, and of this shape and type."""
         cdef int k
-        if type(array) is not cnp.ndarray:
+        if cnp.PyArray_NDIM(array) != self.ndim or cnp.PyArray_TYPE(array) != self.type_num:
             return False
-        cdef cnp.ndarray a = <cnp.ndarray>array
-        if cnp.PyArray_NDIM(a) != self.ndim or cnp.PyArray_TYPE(a) != self.type_num:
-            return False
-        if not cnp.PyArray_ISCARRAY_RO(a):
+        if not cnp.PyArray_ISCARRAY_RO(array):
             return False
         for k in range(self.ndim):
-            if cnp.PyArray_DIM(a, k) != self.dims[k]:
+            if cnp.PyArray_DIM(array, k) != self.dims[k]:
                 return False
         return True
 
@@ -277,6 +291,10 @@ cdef class Stepper:
     cdef long long until
     cdef list chunks
     cdef readonly tuple inputs, outputs
+    # The only input and output, where there is one of each.
+    cdef Frame source, target
+    # The last two results that `step` has made.
+    cdef cnp.ndarray older, newer
     cdef Py_ssize_t n_in, n_out
     cdef bint single, busy, release, fallible
     cdef cnp.ndarray memory, shadow, table
@@ -303,6 +321,8 @@ cdef class Stepper:
         if beginning is not None:
             self.bounded(beginning)
         self.single = self.n_in == 1 and self.n_out == 1
+        if self.single:
+            self.source, self.target = inputs[0], outputs[0]
         self.release, self.fallible = release, fallible
         self.memory = memory
         self.shadow = np.empty_like(memory) if fallible else None
@@ -323,7 +343,8 @@ cdef class Stepper:
             model has several inputs. Read in place if it is dense, aligned and of the port's dtype; copied otherwise.
         out : array, or mapping or tuple of arrays, optional
             Where to put the result: dense, aligned, writable, of the port's shape and dtype. With `out` a step allocates
-            nothing. May be the same memory as `frame`.
+            nothing; without it nothing new, where results are let go of before the next but one. May be the same memory
+            as `frame`.
 
         Returns
         -------
@@ -338,24 +359,18 @@ cdef class Stepper:
             Another thread is inside this stream.
         """
         cdef char *ports[2]
-        cdef Frame source, target
-        cdef cnp.ndarray x, y
         cdef Py_ssize_t failed
-        if not self.single:
+        cdef object y = out
+        if not self.single or not self.source.fits(frame):
             return self.step_many(frame, out)
-        source = <Frame>self.inputs[0]
-        target = <Frame>self.outputs[0]
-        if not source.fits(frame):
-            return self.step_many(frame, out)
-        x = <cnp.ndarray>frame
+        ports[0] = <char *>cnp.PyArray_DATA(<cnp.ndarray>frame)
         if out is None:
-            y = cnp.PyArray_EMPTY(target.ndim, target.dims, target.type_num, 0)
-        elif not target.fits(out) or not cnp.PyArray_ISWRITEABLE(<cnp.ndarray>out) or overlap(x, <cnp.ndarray>out):
+            y = self.result()
+        elif not self.target.fits(out) or not cnp.PyArray_ISWRITEABLE(<cnp.ndarray>out):
             return self.step_many(frame, out)
-        else:
-            y = <cnp.ndarray>out
-        ports[0] = <char *>cnp.PyArray_DATA(x)
-        ports[1] = <char *>cnp.PyArray_DATA(y)
+        ports[1] = <char *>cnp.PyArray_DATA(<cnp.ndarray>y)
+        if ports[0] < ports[1] + self.target.nbytes and ports[1] < ports[0] + self.source.nbytes:
+            return self.step_many(frame, y)
         if self.busy:
             raise occupied()
         self.busy = self.release
@@ -365,11 +380,27 @@ cdef class Stepper:
             raise self.failure(failed, -1, self.begins())
         return y
 
+    @cython.final
+    cdef inline cnp.ndarray result(self):
+        """A new array for a result: the memory of the last but one, where the caller has let go of it.
+
+        In a loop that is so from the third step on, and making an array takes as long as a small layer.
+        """
+        if (
+            Py_REFCNT(<PyObject *>self.older) != 1 or gs_has_weak_references(<PyObject *>self.older)
+            or not self.target.matches(self.older) or not cnp.PyArray_ISWRITEABLE(self.older)
+        ):
+            self.older = cnp.PyArray_EMPTY(self.target.ndim, self.target.dims, self.target.type_num, 0)
+        self.older, self.newer = self.newer, self.older
+        return self.newer
+
+    @cython.final
     cdef inline bint begins(self) noexcept nogil:
         """Whether the next step is one of the first."""
         return self.clock != NULL and self.clock[0] < self.until
 
-    cdef Py_ssize_t advance(self, char **ports) noexcept:
+    @cython.final
+    cdef inline Py_ssize_t advance(self, char **ports) noexcept:
         """Run the one-frame machine. Returns the number of the call that failed, with the state put back, or -1."""
         cdef unsigned long long mode
         cdef Py_ssize_t failed

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import weakref
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -333,6 +334,59 @@ def test_out_is_written_and_returned(model: Any) -> None:
     out[:] = np.nan
     assert stream.run(frames, out) is out
     assert out.tobytes() == want.tobytes()
+
+
+HELD = {
+    "itself": lambda y: y,
+    "view": lambda y: y[1:],
+    "buffer": memoryview,
+}
+
+
+@pytest.mark.parametrize("hold", HELD)
+def test_a_result_that_is_still_in_use_is_never_written_again(model: Any, hold: str) -> None:
+    x = noise(9, 5)
+    stream, other = model.stream(), model.stream()
+    expected = other.run(x)
+    held = [HELD[hold](stream.step(frame)) for frame in x]
+    for got, y in zip(held, expected, strict=True):
+        np.testing.assert_array_equal(np.asarray(got), np.asarray(HELD[hold](y)))
+
+
+def test_results_that_were_let_go_of_serve_again(model: Any) -> None:
+    stream, frame, places = model.stream(), noise(5), set()
+    for _ in range(20):
+        y = stream.step(frame)
+        places.add(y.ctypes.data)
+    assert len(places) == 2
+
+
+def _reshape(y: Any) -> None:
+    y.shape = (1, *y.shape)
+
+
+def _lock(y: Any) -> None:
+    y.flags.writeable = False
+
+
+@pytest.mark.parametrize("change", [_reshape, _lock])
+def test_a_result_that_the_caller_has_changed_does_not_serve_again(model: Any, change: Any) -> None:
+    stream, other, frame = model.stream(), model.stream(), noise(5)
+    for _ in range(6):
+        y, expected = stream.step(frame), other.step(frame, np.empty(other.outputs[0].shape, np.float32))
+        assert y.shape == expected.shape
+        assert y.flags.writeable
+        np.testing.assert_array_equal(y, expected)
+        change(y)
+
+
+def test_a_weak_reference_sees_its_own_result_or_nothing(model: Any) -> None:
+    stream, frame = model.stream(), noise(5)
+    seen = weakref.ref(stream.step(frame))
+    first = None if seen() is None else seen().copy()
+    for _ in range(4):
+        stream.step(frame)
+        assert seen() is None or np.array_equal(seen(), first)
 
 
 def test_a_wrong_out_is_refused_and_the_state_stays(model: Any) -> None:
