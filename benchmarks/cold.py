@@ -88,7 +88,8 @@ except OSError:
 class Start:
     """One way to a first frame: milliseconds from starting the process to its output, and the most memory it had.
 
-    `over_numpy_ms` is how much longer that took than importing NumPy, formed turn by turn. `peak_bytes` is 0 where the system does not tell: it is not Linux.
+    `over_numpy_ms` is how much longer that took than importing NumPy, formed turn by turn. `peak_bytes` is 0 where the
+    system does not tell: it is not Linux.
     """
 
     median_ms: float
