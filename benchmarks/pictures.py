@@ -193,8 +193,8 @@ def tails(report: Report, pyplot: Any) -> Any:
                 rarity, [us for _, us in points], color=colour, linewidth=2.4 if ours else 1.3, zorder=3 if ours else 2
             )
             ends.append((points[-1][1], tail.name, colour, ours))
-        panel.set(xscale="log", yscale="log", title=f"{net}: µs, by how rare such a step is")
-        panel.set_xlabel("one step in …")
+        panel.set(xscale="log", yscale="log", title=f"{net}: µs per step")
+        panel.set_xlabel("the slowest one in …")
         panel.grid()
         _plain(panel.xaxis)
         _plain(panel.yaxis)

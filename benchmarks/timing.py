@@ -31,8 +31,11 @@ REPEATS = 3
 SLICE = 0.01
 #: Where contenders have threads: what a turn spends on waiting for those of the one before, about; a look at whether
 #: they still spin, the part of it for which they may, and the longest wait. (ONNX Runtime's spin for 35 ms.)
-WAIT = 0.005
+WAIT = 0.01
 GLANCE, SPINNING, MOST_WAIT = 0.002, 0.05, 0.2
+#: Seconds of calls that wake a contender's own threads, and that the system takes to put them on processors of their own.
+#: (LiteRT's take that long.)
+WAKING = 0.03
 
 
 @dataclass(frozen=True)
@@ -123,10 +126,12 @@ def rounds(contenders: Mapping[str, Timed], effort: Effort, threads: int = 1) ->
         turn = len(quiet) % len(names)
         quiet.append(True)
         for name in names[turn:] + names[:turn]:
-            timed, (count, _) = contenders[name], lengths[name]
+            timed, (count, seconds) = contenders[name], lengths[name]
             _rest(pause)
-            if count > 1:
-                timed(WARM_UP if threads == 1 else max(count, WARM_UP))
+            if threads > 1:
+                timed(max(int(WAKING * count / seconds), 1))
+            elif count > 1:
+                timed(WARM_UP)
             begin, worked = perf_counter(), thread_time()
             ns[name].append(timed(count) / count * 1e9)
             worked, passed = thread_time() - worked, perf_counter() - begin

@@ -20,6 +20,7 @@ def brief(monkeypatch: pytest.MonkeyPatch) -> timing.Effort:
     monkeypatch.setattr(cells, "SEQUENCE", (5, 1))
     monkeypatch.setattr(cells, "LOCKSTEP", (1, 3))
     monkeypatch.setattr(limits, "SETS", (1 << 13, 1 << 14))
+    monkeypatch.setattr(timing, "WAKING", 1e-4)
     monkeypatch.setattr(tails, "SILENCE", 10)
     monkeypatch.setattr(tails, "PERIOD", 1e-4)
     monkeypatch.setattr(tails, "COLD_BYTES", 1 << 12)
