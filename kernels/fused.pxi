@@ -64,6 +64,20 @@ cdef inline void all_rows(
         left = batch - row
 
 
+cdef inline Py_ssize_t width_of(const int kind, const Step* s, Py_ssize_t batch, Py_ssize_t units) noexcept nogil:
+    """Units of a tile of one row, as measured: the sums are the same in any.
+
+    One at a time, the activations of a unit are worked out while the products of the next are, as they wait for other
+    things: that pays where there are few products. Two give the FMA units enough to do without reading from memory, and of
+    a GRU, which reads three vectors per k where an LSTM reads four, it takes four units to keep reading.
+    """
+    if (kind != LSTM and kind != GRU) or GS_ROWS != 4 or batch > 1 or units < 4:
+        return 2
+    if not GS_TIER and s.x_size + s.h_size <= 192:
+        return 1
+    return 4 if kind == GRU and not GS_BYTES and units >= 8 else 2
+
+
 cdef inline void all_units(
     const int kind, const bint resumes, const Step* s, Py_ssize_t batch, bint backwards, Py_ssize_t first, Py_ssize_t last
 ) noexcept nogil:
@@ -71,16 +85,16 @@ cdef inline void all_units(
 
     The end of the last pass is still in the cache: a pass that starts there finds some of its weights closer.
     """
-    cdef Py_ssize_t count = 2, groups = quotient_up(last - first, 2), group, start = first, stride, unit, stop
-    if kind == GRU and GS_ROWS == 4 and not (GS_BYTES and GS_PARTS == 2) and batch == 1 and last - first >= 8:
-        # A GRU reads three vectors per k where an LSTM reads four: two units leave the load ports idle.
-        count, groups = 4, quotient_up(last - first, 4)
-    stride = count
+    cdef Py_ssize_t count = width_of(kind, s, batch, last - first), groups = quotient_up(last - first, count)
+    cdef Py_ssize_t group, start = first, stride = count, unit, stop
     if backwards:
         start, stride = first + (groups - 1) * count, -count
     for group in range(groups):
         unit = start + group * stride
         stop = min(unit + count, last)
+        if (kind == LSTM or kind == GRU) and count == 1:
+            tile(kind, resumes, 1, 1, 4, s, unit, 0)
+            continue
         if kind == GRU and stop - unit == 4:
             tile(kind, resumes, 1, 4, 4, s, unit, 0)
             continue
