@@ -33,8 +33,8 @@ SLICE = 0.01
 #: they still spin, the part of it for which they may, and the longest wait. (ONNX Runtime's spin for 35 ms.)
 WAIT = 0.01
 GLANCE, SPINNING, MOST_WAIT = 0.002, 0.05, 0.2
-#: Seconds of calls that wake a contender's own threads, and that the system takes to put them on processors of their own.
-#: (LiteRT's take that long.)
+#: Seconds of calls that wake a contender's own threads, and bring them to processors of their own: as long as LiteRT's
+#: take.
 WAKING = 0.03
 
 

@@ -162,9 +162,8 @@ def test_cold() -> None:
     """Fresh processes start, and say how long they took and how much memory they had."""
     taken = cold.measure([], 1)
     assert taken.import_ms > 0
-    ms = {name: start.median_ms for name, start in taken.first_frame.items()}
-    assert 0 < ms["python"] < ms["numpy"] < ms["gatestep (.gatestep)"] < 60e3
-    assert taken.first_frame["numpy"].over_numpy_ms == 0 < taken.first_frame["gatestep (.onnx)"].over_numpy_ms
+    assert all(0 < start.median_ms < 60e3 for start in taken.first_frame.values())
+    assert taken.first_frame["numpy"].over_numpy_ms == 0
     assert taken.first_frame.keys() == {"python", "numpy", "gatestep (.gatestep)", "gatestep (.onnx)"}
     if sys.platform == "linux":
         assert taken.first_frame["python"].peak_bytes < taken.first_frame["numpy"].peak_bytes < 500e6
