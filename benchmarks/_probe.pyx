@@ -4,20 +4,7 @@
 from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
 from libc.stdint cimport uintptr_t
 
-cdef extern from "abi.h":
-    enum:
-        GS_P
-        GS_N
-        GS_F
-    ctypedef struct gs_args:
-        void *p[12]
-        Py_ssize_t n[24]
-        double f[8]
-    ctypedef int (*gs_kernel)(gs_args *) noexcept nogil
-
-cdef extern from "simd.h":
-    unsigned long long gs_ftz_on() noexcept nogil
-    void gs_ftz_restore(unsigned long long) noexcept nogil
+include "../engine/calls.pxi"
 
 cdef extern from *:
     """

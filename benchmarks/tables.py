@@ -156,7 +156,7 @@ def _smaller(title: str, cases: Sequence[Measured]) -> Table:
             if held:
                 fair = no_less_exact(held, name)
                 engine, ratio = fair.engines[name], fair.ratios[name].median
-                line.append(f"{micro(engine.ns.median)} ({times(ratio)}, {engine.error:.0e})")
+                line.append(f"{micro(engine.ns.median)} ({times(ratio)}, {engine.error:.1e})")
             else:
                 line.append("")
         lines.append(line)
@@ -171,7 +171,7 @@ def _line_of(case: Measured) -> str:
 
 def _exact(case: Measured) -> str:
     reached = "" if case.reached is None else f", {case.reached.median:.0%}"
-    return f"{case.engines[OURS].error:.0e}{reached}"
+    return f"{case.engines[OURS].error:.1e}{reached}"
 
 
 def _kernels(report: Report) -> Table:
@@ -333,14 +333,14 @@ def _summary(tiers: Sequence[Measured], limited: bool = True) -> list[str]:
     peer = tiers[0].fastest
     case = tiers[0] if peer is None else no_less_exact(tiers, peer)
     reduced = case.precision != "float32"
-    exact = f" {case.precision}, {case.engines[OURS].error:.0e}" if reduced else ""
+    exact = f" {case.precision}, {case.engines[OURS].error:.1e}" if reduced else ""
     made = [f"**{micro(case.engines[OURS].ns.median)}**{exact}"]
     if limited:
         made.append("" if case.reached is None else f"{case.reached.median:.0%}")
     if peer is None:
         return [*made, ""]
     engine, ratio = case.engines[peer], times(case.ratios[peer].median)
-    held = f"{ratio}, {engine.error:.0e}" if reduced else ratio
+    held = f"{ratio}, {engine.error:.1e}" if reduced else ratio
     return [*made, f"{peer} {micro(engine.ns.median)} ({held})"]
 
 

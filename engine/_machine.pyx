@@ -20,24 +20,7 @@ from .errors import ShapeError, StateError
 
 cnp.import_array()
 
-cdef extern from "abi.h":
-    enum:
-        GS_P
-        GS_N
-        GS_F
-        GS_OK
-        GS_JUMP
-        GS_AGAIN
-        GS_BESIDE
-    ctypedef struct gs_args:
-        void *p[12]
-        Py_ssize_t n[24]
-        double f[8]
-    ctypedef int (*gs_kernel)(gs_args *) noexcept nogil
-    ctypedef void (*gs_part)(void *context, Py_ssize_t part) noexcept nogil
-    ctypedef struct gs_team:
-        void (*run)(gs_team *team, gs_part part, void *context, Py_ssize_t parts) noexcept nogil
-        Py_ssize_t wake
+include "calls.pxi"
 
 cdef extern from "Python.h":
     Py_ssize_t Py_REFCNT(PyObject *held) noexcept
@@ -47,10 +30,6 @@ cdef extern from *:
     #define gs_has_weak_references(array) (((PyArrayObject_fields *)(array))->weakreflist != NULL)
     """
     bint gs_has_weak_references(PyObject *array) noexcept
-
-cdef extern from "simd.h":
-    unsigned long long gs_ftz_on() noexcept nogil
-    void gs_ftz_restore(unsigned long long) noexcept nogil
 
 cdef extern from "team.h":
     enum:
