@@ -157,11 +157,11 @@ typedef struct gs_team {
 #define GS_SCRATCH(T, B, H) (GS_STEP_SCRATCH(B, H) + (GS_AHEAD(T, B) > 1 ? GS_AHEAD(T, B) * (B) * GS_ROW(H) : 0))
 /* Products of 8 and 16 bits of which 32 bits hold the sum, whatever they are. */
 #define GS_EXACT 512
-/* Reals that kernels on whole numbers take behind that, for `rows` rows of `size` 16-bit integers, the scale of each row, and
- * one integer for every GS_EXACT of a row. */
-#define GS_WHOLE(N, M) (((N) + (M) - 1) / (M) * (M))
+/* Reals that kernels on whole numbers take behind that, for `rows` rows of `size` 16-bit integers, the scale and the middle of
+ * each row, and one integer for every GS_EXACT of a row. */
+#define GS_WHOLE(N, M) ((ptrdiff_t)(((size_t)(N) + (M) - 1) / (M) * (M)))
 #define GS_QUANTISED(rows, size) \
-    ((rows) * (GS_WHOLE(size, 32) / 2) + GS_WHOLE(rows, 16) + GS_WHOLE((rows) * (((size) + GS_EXACT - 1) / GS_EXACT), 16))
+    ((rows) * (GS_WHOLE(size, 32) / 2) + 2 * GS_WHOLE(rows, 16) + GS_WHOLE((rows) * (((size) + GS_EXACT - 1) / GS_EXACT), 16))
 
 enum {
     GS_ACT_IDENTITY, GS_ACT_SIGMOID, GS_ACT_TANH, GS_ACT_RELU,

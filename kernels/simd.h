@@ -24,6 +24,8 @@
 #ifndef GS_LARGEST
 #define GS_LARGEST 0
 #endif
+/* Whether the numbers of a row stand for what is above and below its middle: worth it where they are few. */
+#define GS_CENTRED (GS_LARGEST == 127)
 /* Whether weights are bfloat16, the upper halves of floats. */
 #ifndef GS_BFLOAT
 #define GS_BFLOAT 0
@@ -52,8 +54,17 @@ typedef int32_t gs_int;
 #define GS_LANES ((ptrdiff_t)(GS_VECTOR_BYTES / sizeof(real)))
 /* Vectors in a block of GS_BLOCK lanes. */
 #define GS_SPLIT (GS_BLOCK / GS_LANES)
-/* Rows that share one pass over the weights: as many as leave their accumulators in registers. */
-#if GS_VECTOR_BYTES == 64 || defined(__aarch64__)
+/* Whether weights of 8 bits are multiplied as they are. */
+#if GS_TIER == 8 && GS_VECTOR_BYTES == 64 && defined(__AVX512VNNI__)
+#define GS_BYTES 1
+#else
+#define GS_BYTES 0
+#endif
+/* Rows that share one pass over the weights: as many as leave their accumulators in registers; of integers, with the sums in reals
+ * that they are added to. */
+#if GS_BYTES
+#define GS_ROWS 3
+#elif GS_VECTOR_BYTES == 64 || defined(__aarch64__)
 #define GS_ROWS 4
 #elif GS_VECTOR_BYTES == 32
 #define GS_ROWS 3
@@ -192,13 +203,7 @@ GS_INLINE void gs_store_part(real *p, gs_vf v, ptrdiff_t count) {
 /* Products of whole numbers: weights of GS_TIER bits, rows that reach to GS_LARGEST. A lane of a vector of weights holds two ks of
  * 16 bits, or four of 8 with 128 added, in the order 0 2 1 3: that makes pairs of every other byte. A row meets it in GS_PARTS
  * vectors: with VNNI its bytes (GS_BYTES), the lower ones first, else its pairs. */
-#if GS_TIER == 8 && GS_VECTOR_BYTES == 64 && defined(__AVX512VNNI__)
-#define GS_BYTES 1
-#define GS_PARTS (GS_LARGEST > 127 ? 2 : 1)
-#else
-#define GS_BYTES 0
-#define GS_PARTS (GS_TIER == 8 ? 2 : 1)
-#endif
+#define GS_PARTS (GS_TIER == 8 && !(GS_BYTES && GS_LARGEST == 127) ? 2 : 1)
 GS_INLINE gs_vi gs_no_sums(void) { return (gs_vi){0}; }
 #if GS_TIER
 typedef uint32_t gs_vu __attribute__((vector_size(GS_VECTOR_BYTES)));
@@ -248,6 +253,12 @@ GS_INLINE gs_vi gs_add_part(gs_vi sums, gs_vi weights, gs_vi inputs, int part) {
 /* `lower` and 256 times `upper`. */
 GS_INLINE gs_vi gs_joined(gs_vi lower, gs_vi upper) { return (gs_vi)((gs_vu)lower + ((gs_vu)upper << 8)); }
 GS_INLINE gs_vf gs_real(gs_vi a) { return __builtin_convertvector(a, gs_vf); }
+/* All bits of the first `count` lanes. */
+GS_INLINE gs_vi gs_before(int32_t count) {
+    gs_vi lanes = {0};
+    for (int32_t i = 0; i < GS_LANES; i++) lanes[i] = i;
+    return lanes < count;
+}
 /* Sum and maximum of all lanes. */
 GS_INLINE uint32_t gs_total(gs_vu v) {
 #if GS_VECTOR_BYTES == 64
@@ -267,27 +278,42 @@ GS_INLINE int32_t gs_most(gs_vi v) {
     return most;
 #endif
 }
-/* The largest magnitude of a row; infinity or NaN, if one of them is there. */
-GS_INLINE real gs_largest(const real *x, ptrdiff_t size) {
+/* What the largest whole number of a row stands for: its largest magnitude, or half of the range of its elements and 0, whose middle
+ * then is `middle`. Infinity or NaN, if one of them is there. */
+GS_INLINE real gs_spread(const real *x, ptrdiff_t size, real *middle) {
     gs_vi most = {0};
+    gs_vf high = {0}, low = {0};
     for (ptrdiff_t k = 0; k < size; k += GS_LANES) {
+        gs_vf v = size - k >= GS_LANES ? gs_load(x + k) : gs_load_part(x + k, size - k);
         /* Without a sign, the bits of reals are in the order of reals, and NaN above all of them. */
-        gs_vi bits = (gs_vi)gs_abs(size - k >= GS_LANES ? gs_load(x + k) : gs_load_part(x + k, size - k));
-        gs_vi more = bits > most;
+        gs_vi bits = (gs_vi)gs_abs(v), more = bits > most;
         most = (more & bits) | (~more & most);
+        if (GS_CENTRED) high = gs_max(high, v), low = gs_min(low, v);
     }
     int32_t largest = gs_most(most);
     real found;
     __builtin_memcpy(&found, &largest, sizeof found);
-    return found;
+    *middle = 0;
+    if (!GS_CENTRED || found - found != 0) return found;
+    /* Magnitudes are positive, and so in the order of their bits, too. */
+    int32_t above = gs_most((gs_vi)high), below = gs_most((gs_vi)-low);
+    real up, down;
+    __builtin_memcpy(&up, &above, sizeof up);
+    __builtin_memcpy(&down, &below, sizeof down);
+    *middle = up * (real)0.5 - down * (real)0.5;
+    return up * (real)0.5 + down * (real)0.5;
 }
-/* `size` numbers times `factor`, to the nearest, at `q`; in `offsets`, for every GS_EXACT of them, what is to be added to their
+/* `size` numbers less `middle`, times `factor`, to the nearest, at `q`; in `offsets`, for every GS_EXACT of them, what is to be added to their
  * products with weights that are 128 too large. */
-GS_INLINE void gs_quantise(const real *x, ptrdiff_t size, real factor, int16_t *q, ptrdiff_t stride, int32_t *offsets) {
+GS_INLINE void gs_quantise(
+    const real *x, ptrdiff_t size, real middle, real factor, int16_t *q, ptrdiff_t stride, int32_t *offsets
+) {
     gs_vu total = {0};
     for (ptrdiff_t k = 0; k < size; k += GS_LANES) {
         gs_vf v = size - k >= GS_LANES ? gs_load(x + k) : gs_load_part(x + k, size - k);
+        if (GS_CENTRED) v = v - gs_splat(middle);
         gs_vi whole = (gs_vi)(v * gs_splat(factor) + gs_splat(GS_ROUNDER)) - (gs_vi)gs_splat(GS_ROUNDER);
+        if (GS_CENTRED && size - k < GS_LANES) whole &= gs_before((int32_t)(size - k));
 #if GS_BYTES
         const __m128i order = _mm_setr_epi8(0, 2, 1, 3, 4, 6, 5, 7, 8, 10, 9, 11, 12, 14, 13, 15);
         __m128i *bytes = (__m128i *)((char *)q + k);
@@ -323,9 +349,11 @@ GS_INLINE gs_vi gs_add_part(gs_vi sums, gs_vi weights, gs_vi inputs, int part) {
 }
 GS_INLINE gs_vi gs_joined(gs_vi lower, gs_vi upper) { (void)upper; return lower; }
 GS_INLINE gs_vf gs_real(gs_vi a) { (void)a; return (gs_vf){0}; }
-GS_INLINE real gs_largest(const real *x, ptrdiff_t size) { (void)x; (void)size; return 0; }
-GS_INLINE void gs_quantise(const real *x, ptrdiff_t size, real factor, int16_t *q, ptrdiff_t stride, int32_t *offsets) {
-    (void)x; (void)size; (void)factor; (void)q; (void)stride; (void)offsets;
+GS_INLINE real gs_spread(const real *x, ptrdiff_t size, real *middle) { (void)x; (void)size; (void)middle; return 0; }
+GS_INLINE void gs_quantise(
+    const real *x, ptrdiff_t size, real middle, real factor, int16_t *q, ptrdiff_t stride, int32_t *offsets
+) {
+    (void)x; (void)size; (void)middle; (void)factor; (void)q; (void)stride; (void)offsets;
 }
 #endif
 GS_INLINE gs_vf gs_upper_halves(const char *p) {

@@ -9,6 +9,7 @@ cdef extern from "simd.h":
     const int GS_TIER
     const int GS_BFLOAT
     const int GS_LARGEST
+    const int GS_CENTRED
     const int GS_PARTS
     const int GS_BYTES
     vf upper_halves "gs_upper_halves"(const char* p) noexcept nogil
@@ -19,9 +20,10 @@ cdef extern from "simd.h":
     vf as_real "gs_real"(vi a) noexcept nogil
     vi no_sums "gs_no_sums"() noexcept nogil
     vi everywhere "gs_everywhere"(int32_t a) noexcept nogil
-    real largest_of "gs_largest"(const real* x, Py_ssize_t size) noexcept nogil
+    real spread_of "gs_spread"(const real* x, Py_ssize_t size, real* middle) noexcept nogil
     void to_whole "gs_quantise"(
-        const real* x, Py_ssize_t size, real factor, int16_t* q, Py_ssize_t stride, int32_t* offsets) noexcept nogil
+        const real* x, Py_ssize_t size, real middle, real factor, int16_t* q, Py_ssize_t stride,
+        int32_t* offsets) noexcept nogil
 
 
 cdef extern from "abi.h":
@@ -33,20 +35,21 @@ cdef extern from "abi.h":
 
 
 cdef struct Quantised:
-    # Rows of one operand as whole numbers, each with the number that makes them reals again.
+    # Rows of one operand as whole numbers, each with the numbers that make them reals again.
     int16_t* q
     real* scales
+    real* middles
     int32_t* offsets  # (rows, chunks): what a sum over GS_EXACT elements of a row starts from
     Py_ssize_t stride
     Py_ssize_t chunks
 
 
 cdef inline Py_ssize_t operand_reals(Py_ssize_t size, Py_ssize_t gates) noexcept nogil:
-    """Reals that the weights of `size` inputs take in a block; of whole numbers the scales, then the weights, by lines."""
+    """Reals that the weights of `size` inputs take in a block; of whole numbers their heads, then they, by lines."""
     cdef Py_ssize_t line = 64 // <Py_ssize_t>sizeof(real), weights = size * gates * GS_BLOCK
     if GS_TIER:
         weights = GS_WHOLE(size, 32 // GS_TIER) * gates * GS_BLOCK
-        return (gates * GS_BLOCK if size else 0) + GS_WHOLE(quotient_up(weights * GS_TIER, 32), line)
+        return ((1 + GS_CENTRED) * gates * GS_BLOCK if size else 0) + GS_WHOLE(quotient_up(weights * GS_TIER, 32), line)
     return GS_WHOLE(weights // 2, line) if GS_BFLOAT else weights
 
 
@@ -86,42 +89,54 @@ cdef inline void add_fours(
     a pass for the upper bytes and then one for the lower, which leaves the registers to twice as many.
     """
     cdef Py_ssize_t k = 0, count = quotient_up(size, 4), stop, chunk = 0
-    cdef int i, j, gate, target
+    cdef int i, j, gate, from_, to
     cdef const char* p[4]
     cdef const int16_t* q[4]
     cdef vi lower[16]
     cdef vi upper[16]
-    cdef vf scale
+    cdef vf before[16]
+    cdef vf scale, product
     for j in range(units):
-        p[j] = <const char*>(w[j] + (packed + first) * GS_BLOCK)
+        p[j] = <const char*>(w[j] + ((1 + GS_CENTRED) * packed + first) * GS_BLOCK)
     for i in range(rows):
         q[i] = x.q + (row + i) * x.stride
-    while k < count:
+    while True:
         stop = min(k + GS_EXACT // 4, count)
-        for target in range(rows * units * 4):
-            upper[target] = no_sums()
+        for to in range(rows * units * 4):
+            upper[to] = no_sums()
         if GS_BYTES and GS_PARTS == 2 and rows > 1:
             add_bytes(rows, units, gates, packed, 1, 1, upper, upper, p, q, x.stride, k, stop)
         for i in range(rows):
-            for target in range(i * units * 4, (i + 1) * units * 4):
-                lower[target] = everywhere(x.offsets[(row + i) * x.chunks + chunk])
+            for to in range(i * units * 4, (i + 1) * units * 4):
+                lower[to] = everywhere(x.offsets[(row + i) * x.chunks + chunk])
                 if GS_BYTES and GS_PARTS == 2 and rows > 1:
-                    lower[target] = joined(lower[target], upper[target])
+                    lower[to] = joined(lower[to], upper[to])
         if GS_BYTES and rows > 1:
             add_bytes(rows, units, gates, packed, 0, 1, lower, upper, p, q, x.stride, k, stop)
         else:
             add_bytes(rows, units, gates, packed, 0, GS_PARTS, lower, upper, p, q, x.stride, k, stop)
-            for target in range(rows * units * 4):
-                lower[target] = joined(lower[target], upper[target])
-        for j in range(units):
-            for gate in range(gates):
-                scale = load_aligned(w[j] + (first + gate) * GS_BLOCK)
-                for i in range(rows):
-                    target = (i * units + j) * 4 + (slot if gate == gates - 1 else gate)
-                    sums[target] = muladd(
-                        as_real(lower[(i * units + j) * 4 + gate]), scale * splat(x.scales[row + i]), sums[target])
+            for to in range(rows * units * 4):
+                lower[to] = joined(lower[to], upper[to])
+        if stop == count:
+            break
+        # More inputs than 32 bits take: reals, out of the way of the registers.
+        for to in range(rows * units * 4):
+            put_down(before + to, as_real(lower[to]) + before[to] if chunk else as_real(lower[to]))
         k = stop
         chunk += 1
+    for j in range(units):
+        for gate in range(gates):
+            scale = load_aligned(w[j] + (first + gate) * GS_BLOCK)
+            for i in range(rows):
+                from_ = (i * units + j) * 4 + gate
+                to = (i * units + j) * 4 + (slot if gate == gates - 1 else gate)
+                product = as_real(lower[from_])
+                if chunk:
+                    product = product + before[from_]
+                if GS_CENTRED:
+                    sums[to] = muladd(
+                        load_aligned(w[j] + (packed + first + gate) * GS_BLOCK), splat(x.middles[row + i]), sums[to])
+                sums[to] = muladd(product, scale * splat(x.scales[row + i]), sums[to])
 
 
 cdef inline void add_pairs(
@@ -190,17 +205,17 @@ cdef inline void add_halves(
 cdef void quantise_rows(
     const Quantised* to, const real* x, Py_ssize_t stride, Py_ssize_t rows, Py_ssize_t size
 ) noexcept nogil:
-    """Every row in steps of its own largest element / GS_LARGEST. A row that is not finite makes all its sums NaN."""
+    """Every row in steps of its own spread / GS_LARGEST. A row that is not finite makes all its sums NaN."""
     cdef Py_ssize_t row
-    cdef real largest
+    cdef real spread
     for row in range(rows):
-        largest = largest_of(x + row * stride, size)
-        if largest < <real>1e-30:
-            largest = 0
-        to.scales[row] = largest / <real>GS_LARGEST + largest * 0
+        spread = spread_of(x + row * stride, size, to.middles + row)
+        if spread < <real>1e-30:
+            spread = 0
+        to.scales[row] = spread / <real>GS_LARGEST + spread * 0
         to_whole(
-            x + row * stride, size, <real>GS_LARGEST / largest if largest > 0 else 0, to.q + row * to.stride, to.stride,
-            to.offsets + row * to.chunks)
+            x + row * stride, size, to.middles[row], <real>GS_LARGEST / spread if spread > 0 else 0,
+            to.q + row * to.stride, to.stride, to.offsets + row * to.chunks)
 
 
 cdef inline void set_quantised(
@@ -208,7 +223,7 @@ cdef inline void set_quantised(
 ) noexcept nogil:
     """Where GS_QUANTISED(rows, size) reals of `memory` have what from row `first` on."""
     to.stride, to.chunks = GS_WHOLE(size, 32), quotient_up(size, GS_EXACT)
-    to.scales = memory + first
-    memory += GS_WHOLE(rows, 16)
+    to.scales, to.middles = memory + first, memory + GS_WHOLE(rows, 16) + first
+    memory += 2 * GS_WHOLE(rows, 16)
     to.offsets = <int32_t*>memory + first * to.chunks
     to.q = <int16_t*>(memory + GS_WHOLE(rows * to.chunks, 16)) + first * to.stride

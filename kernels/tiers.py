@@ -4,6 +4,7 @@ The packed form is that of `pack`, but an operand's weights in a block are, for 
 
 =========  ===============================================================================================
 scales     G x 16 reals: what makes whole numbers of that gate and lane weights again, of this operand alone
+sums       of w8a8, G x 16 reals: the sum of those weights
 numbers    of 16 bits, per two ks: G x 16 x 2, both ks of a lane side by side; of 8 bits, per four ks: G x 16 x 4,
            ks 0, 2, 1, 3 of a lane side by side, with 128 added to each
 =========  ===============================================================================================
@@ -21,7 +22,7 @@ import numpy as np
 
 from . import pack
 from .pack import BLOCK, aligned_empty
-from .precision import BITS, PRECISIONS, halved, quantised
+from .precision import BITS, CENTRED, PRECISIONS, halved, quantised
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike
@@ -57,7 +58,12 @@ def operand_bytes(size: int, gates: int, precision: str) -> int:
     if precision == "bfloat16":
         return _lines(size * gates * BLOCK * 2)
     shared = 32 // BITS[precision]  # ks of a lane
-    return (gates * BLOCK * 4 if size else 0) + _lines(-(-size // shared) * gates * BLOCK * 4)
+    return (_heads(precision) * gates * BLOCK * 4 if size else 0) + _lines(-(-size // shared) * gates * BLOCK * 4)
+
+
+def _heads(precision: str) -> int:
+    """Reals of each output in front of its whole numbers: their scale, and what a row's middle is multiplied by."""
+    return 1 + (precision in CENTRED)
 
 
 def packed_bytes(name: str, sizes: Sequence[int], outputs: int, precision: str) -> int:
@@ -84,7 +90,7 @@ def packed_bytes(name: str, sizes: Sequence[int], outputs: int, precision: str) 
 
 def scratch(rows: int, size: int) -> int:
     """Reals that the kernel needs for `rows` rows of `size` whole numbers: GS_QUANTISED of abi.h."""
-    return rows * (-(-size // 32) * 16) + -(-rows // 16) * 16 + -(-rows * -(-size // EXACT) // 16) * 16
+    return rows * (-(-size // 32) * 16) + 2 * -(-rows // 16) * 16 + -(-rows * -(-size // EXACT) // 16) * 16
 
 
 def _lines(count: int) -> int:
@@ -129,7 +135,11 @@ def _operand(rows: Array, blocks: int, precision: str, order: Sequence[int]) -> 
     laid = lanes(whole, blocks, order).reshape(blocks, -1, shared, gates, BLOCK).transpose(0, 1, 3, 4, 2)
     if bits == 8:
         laid = laid[..., [0, 2, 1, 3]].view(np.uint8) ^ 0x80
-    return [_bytes(lanes(scales, blocks, order)), _bytes(laid)]
+    heads = [_bytes(lanes(scales, blocks, order))]
+    if precision in CENTRED:
+        sums = (whole.sum(axis=-1, keepdims=True, dtype=np.int64) * scales.astype(np.float64)).astype(np.float32)
+        heads.append(_bytes(lanes(sums, blocks, order)))
+    return [*heads, _bytes(laid)]
 
 
 def _joined(parts: list[Array]) -> Array:
