@@ -469,19 +469,22 @@ cdef void part_of_rows(void* context, Py_ssize_t part) noexcept nogil:
 
 
 cdef inline bint is_frame(const gs_args* args) noexcept nogil:
-    """Whether `run_frame` will do: one step of one row on one thread, of the usual cell, its states kept in place."""
+    """Whether `run_frame` will do: one step of one row on one thread, of the usual cell, whose c is kept in place."""
     return (
         args.n[0] == 1 and args.n[1] == 1 and not args.n[11] and args.p[10] is NULL and args.p[11] is NULL
         and args.p[3] == args.p[6] and not GS_TIER)
 
 
 cdef inline int run_frame(const int kind, gs_args* args) noexcept nogil:
-    """One time step of one row, on one thread: what a stream does. For a small layer, what `run_sequence` decides costs as
-    much as the step itself; here everything is known but the sizes, and the compiler keeps `s` in registers.
+    """What `run_sequence` does, where it is one step of one row: the frame of a stream.
+
+    A small layer takes no longer to compute than all that may be asked for takes to tell apart. Here only sizes are open,
+    and no address of `s` is given away, so that the compiler keeps what it holds in registers.
     """
     cdef Step s
-    cdef Py_ssize_t gates = 3 if kind == GRU else 4
+    cdef Py_ssize_t lane = 0, gates = 3 if kind == GRU else 4
     cdef bint backwards = args.n[10] != 0
+    cdef real* hn = <real*>args.p[5]
     s.args = args
     s.x_size, s.h_size, s.size = args.n[2], args.n[4], args.n[3]
     s.x_stride = s.y_stride = s.h_stride = 0
@@ -490,8 +493,15 @@ cdef inline int run_frame(const int kind, gs_args* args) noexcept nogil:
     s.w, s.x, s.h = <const real*>args.p[1], <const real*>args.p[0], <const real*>args.p[2]
     s.y, s.c = <real*>args.p[4], <real*>args.p[6]
     s.ahead, s.ahead_stride = NULL, 0
-    all_units(kind, False, &s, 1, backwards, 0, quotient_up(s.size, GS_LANES))
-    memcpy(args.p[5], s.y, s.h_size * sizeof(real))
+    if kind == DENSE:
+        s.activation = <int>args.n[12]
+        s.alpha, s.beta, s.clip = splat(<real>args.f[1]), splat(<real>args.f[2]), splat(INFINITY)
+        dense_pass(kind, False, &s, 1, backwards, 0, units_of(kind, &s))
+    else:
+        all_units(kind, False, &s, 1, backwards, 0, units_of(kind, &s))
+    while lane < s.h_size:
+        store_lanes(hn + lane, load_lanes(s.y + lane, s.h_size - lane), s.h_size - lane)
+        lane += GS_LANES
     args.n[10] = not backwards
     return GS_OK
 
@@ -537,6 +547,8 @@ cdef int gru(gs_args* args) noexcept nogil:
 
 
 cdef int rnn(gs_args* args) noexcept nogil:
+    if is_frame(args):
+        return run_frame(DENSE, args)
     return run_sequence(DENSE, args)
 
 
