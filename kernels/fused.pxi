@@ -71,7 +71,7 @@ cdef inline Py_ssize_t width_of(const int kind, const Step* s, Py_ssize_t batch,
     things: that pays where there are few products. Two give the FMA units enough to do without reading from memory, and of
     a GRU, which reads three vectors per k where an LSTM reads four, it takes four units to keep reading.
     """
-    if (kind != LSTM and kind != GRU) or GS_ROWS != 4 or batch > 1 or units < 4:
+    if (kind != LSTM and kind != GRU) or GS_ROWS != 4 or batch != 1 or units < 4:
         return 2
     if not GS_TIER and s.x_size + s.h_size <= 192:
         return 1
