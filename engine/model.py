@@ -16,14 +16,14 @@ from .arrays import exact
 from .bounds import fitting
 from .errors import ShapeError, UnsupportedModelError
 from .graph import Graph, Node, Port
-from .layout import Layout
 from .lowering import Lowering, NeedsValue
-from .memories import MOST_STEPS
 from .ops.plumbing import cast
+from .passes.preparing import converted, prepared
 from .plan import Plan
-from .preparing import converted, prepared
 from .program import Packed, Program, finish
 from .stream import Stream
+from .streaming.layout import Layout
+from .streaming.memories import MOST_STEPS
 from .threads import checked
 from .values import Buffer, View
 from .walk import sharing
@@ -105,7 +105,7 @@ class Model:
         self._lock = allocate_lock()
         self._with_lengths: Model | None = None
         if layout is None:
-            from .streaming import analyse  # not for a `.gatestep` file
+            from .streaming.framewise import analyse  # not for a `.gatestep` file
 
             layout = analyse(graph, self.real, states)
         self.layout = layout
@@ -323,14 +323,14 @@ class Model:
             The model asks for something that is not supported, for these shapes; or lengths mean nothing to it.
         """
         if lengths is not None:
-            from .lengths import as_lengths
+            from .passes.lengths import as_lengths
 
             return self._lengthwise()._called(feeds, as_lengths(lengths))
         return self._called(feeds)
 
     def _lengthwise(self) -> Model:
         """The same model, whose last input is the lengths."""
-        from .lengths import with_lengths
+        from .passes.lengths import with_lengths
 
         with self._lock:
             if self._with_lengths is None:

@@ -14,9 +14,9 @@ from ._machine import Machine
 from .bounds import fitting, multiplied
 from .errors import ShapeError
 from .graph import Node, Port
-from .layout import arranged, lowered, place_shapes
 from .lowering import Lowering, Slot
 from .program import Program, finish, memory_map
+from .streaming.layout import arranged, lowered, place_shapes
 from .values import Buffer, View
 from .walk import walk
 
@@ -137,7 +137,7 @@ class Plan:
             return self._states
 
     def _state_places(self) -> dict[str, np.ndarray]:
-        from .states import trace  # most streams are never asked
+        from .streaming.states import trace  # most streams are never asked
 
         graph, layout = self.graph, self.model.layout
         size = self.real.itemsize

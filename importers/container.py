@@ -22,11 +22,11 @@ import numpy as np
 
 from ..engine.errors import ModelFormatError, UnsupportedModelError
 from ..engine.graph import Graph, Node, Port
-from ..engine.layout import Layout
-from ..engine.memories import MOST_STEPS
 from ..engine.ops import OPS
 from ..engine.ops.math import ACTIVATIONS
 from ..engine.ops.recurrent import GATES
+from ..engine.streaming.layout import Layout
+from ..engine.streaming.memories import MOST_STEPS
 from ..engine.values import MOST_ELEMENTS
 from .kinds import CONTAINER_MAGIC as MAGIC
 from .source import Source, opened, source_name

@@ -34,9 +34,9 @@ import numpy as np
 from ..engine import errors
 from ..engine.errors import GatestepError, ModelFormatError, UnsupportedModelError
 from ..engine.graph import Graph
-from ..engine.layout import Axes
-from ..engine.memories import Memories
 from ..engine.record import Record
+from ..engine.streaming.layout import Axes
+from ..engine.streaming.memories import Memories
 
 __all__ = ["DTYPES", "MOST_DEPTH", "conforms", "dtype_named", "pack_value", "unpack_value"]
 

@@ -13,7 +13,7 @@ import numpy as np
 
 from ..engine.errors import UnsupportedModelError
 from ..engine.graph import Graph, Node, Port
-from ..engine.layout import Layout
+from ..engine.streaming.layout import Layout
 from .container import KEYS, PREFIX, VERSION, padding
 from .kinds import CONTAINER_MAGIC
 from .typed import dtype_name, pack_value

@@ -41,11 +41,10 @@ def test_a_file_costs_what_its_own_reader_takes_to_import(tmp_path: Path) -> Non
     code = "import sys, numpy, gatestep; before = {*sys.modules}; s = gatestep.load(sys.argv[1]).stream(); "
     code += "s.step(numpy.zeros(s.inputs[0].shape, 'f')); print(*sorted({*sys.modules} - before))"
     never = {"numpy.ma", "fractions", "threading", "zipfile", "gatestep.engine.spec", "gatestep.importers.aten"}
-    never |= {
-        f"gatestep.engine.{name}" for name in ("cells", "rolling", "loops", "normalising", "binding", "remembering")
-    }
+    never |= {f"gatestep.engine.passes.{name}" for name in ("cells", "rolling", "loops", "normalising", "binding")}
+    never |= {"gatestep.engine.streaming.remembering"}
     never |= {f"gatestep.engine.ops.{name}" for name in ("windows", "quantised", "sequences", "loop", "einsum")}
-    analysis = {"gatestep.importers.onnx", "gatestep.engine.streaming", "gatestep.engine.thawing"}
+    analysis = {"gatestep.importers.onnx", "gatestep.engine.streaming.framewise", "gatestep.engine.passes.thawing"}
     for suffix, without in ((".onnx", never), (".gatestep", never | analysis)):
         assert without & set(fresh(code, tmp_path, str(tmp_path / f"model{suffix}")).split()) == set()
 

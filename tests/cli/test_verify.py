@@ -132,7 +132,7 @@ def test_a_wrong_recognition_is_found(run: Run, models: Path, monkeypatch: pytes
             graph.constants[name] = array * 1.01 if name == "r" else array
         return graph
 
-    monkeypatch.setattr("gatestep.engine.thawing.thawed", rewritten)
+    monkeypatch.setattr("gatestep.engine.passes.thawing.thawed", rewritten)
     assert disagreeing(run("verify", models / "two.onnx"))
 
 

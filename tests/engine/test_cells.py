@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from gatestep.engine.cells import recognised
+from gatestep.engine.passes.cells import recognised
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from written_cells import CLOSE, B, F, H, Writer, noise

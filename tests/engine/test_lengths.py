@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from gatestep.engine.lengths import with_lengths
 from gatestep.engine.oracle import evaluate
+from gatestep.engine.passes.lengths import with_lengths
 from gatestep.importers.weights import read_graph
 from onnx import TensorProto, helper, numpy_helper
 

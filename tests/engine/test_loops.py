@@ -13,8 +13,8 @@ import pytest
 onnx = pytest.importorskip("onnx")
 ort = pytest.importorskip("onnxruntime")
 
-from gatestep.engine.binding import bound  # noqa: E402
-from gatestep.engine.loops import scanned  # noqa: E402
+from gatestep.engine.passes.binding import bound  # noqa: E402
+from gatestep.engine.passes.loops import scanned  # noqa: E402
 from gatestep.importers.onnx import read_onnx  # noqa: E402
 from hypothesis import given, settings  # noqa: E402
 from hypothesis import strategies as st  # noqa: E402

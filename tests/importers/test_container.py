@@ -17,8 +17,8 @@ import numpy as np
 import pytest
 from gatestep.engine.errors import ModelFormatError, UnsupportedModelError
 from gatestep.engine.graph import Graph
-from gatestep.engine.layout import Axes
 from gatestep.engine.model import Model
+from gatestep.engine.streaming.layout import Axes
 from gatestep.importers import typed
 from gatestep.importers.container import PREFIX, Container
 from gatestep.importers.kinds import CONTAINER_MAGIC as MAGIC

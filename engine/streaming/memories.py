@@ -4,8 +4,8 @@ from typing import Any
 
 import numpy as np
 
-from .graph import Graph
-from .record import Record
+from ..graph import Graph
+from ..record import Record
 
 __all__ = ["MOST_STEPS", "Memories", "renamed"]
 

@@ -15,11 +15,11 @@ from typing import Any
 
 import numpy as np
 
+from ..graph import Graph, Node
+from ..ops import OPS
 from .frames import STATES, Family, Unrolled, unrolled
 from .fusing import in_order
-from .graph import Graph, Node
 from .lifting import Frames, lifted
-from .ops import OPS
 from .peeling import with_first_steps
 
 __all__ = ["rolled"]

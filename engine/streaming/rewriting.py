@@ -14,13 +14,13 @@ from typing import Any
 
 import numpy as np
 
+from ..graph import Node
+from ..ops import OPS
+from ..ops.plumbing import FAR, Slice, axes_of
+from ..ops.resizing import ConvTranspose
+from ..ops.windows import Pad, windows
+from ..values import View
 from .ages import Ages, Shown, Timed
-from .graph import Node
-from .ops import OPS
-from .ops.plumbing import FAR, Slice, axes_of
-from .ops.resizing import ConvTranspose
-from .ops.windows import Pad, windows
-from .values import View
 
 __all__ = ["HANDLERS", "Rewriting"]
 

@@ -15,13 +15,13 @@ from typing import Any
 
 import numpy as np
 
-from .errors import GatestepError
-from .graph import Graph, Node, Port, needed
-from .lowering import NeedsValue
-from .ops.control import TooLong, is_known
-from .ops.loop import Clock
-from .values import ValueList, View
-from .walk import port_shapes, unused, walk
+from ..errors import GatestepError
+from ..graph import Graph, Node, Port, needed
+from ..lowering import NeedsValue
+from ..ops.control import TooLong, is_known
+from ..ops.loop import Clock
+from ..values import ValueList, View
+from ..walk import port_shapes, unused, walk
 
 __all__ = ["scanned"]
 

@@ -13,9 +13,9 @@ from typing import Any
 
 import numpy as np
 
-from .errors import GatestepError
-from .graph import Graph, Node, needed
-from .ops import OPS
+from ..errors import GatestepError
+from ..graph import Graph, Node, needed
+from ..ops import OPS
 
 __all__ = ["simplified"]
 

@@ -7,13 +7,13 @@ from typing import Any
 
 import numpy as np
 
+from ..errors import GatestepError, ShapeError, UnsupportedModelError
+from ..graph import SLIDING, Graph
+from ..lowering import TIME, Lowering, Mixing
+from ..values import View
+from ..walk import axis_tag, is_in
 from .causality import hindsight, misfit, restarts, squares, varies
-from .errors import GatestepError, ShapeError, UnsupportedModelError
-from .graph import SLIDING, Graph
 from .layout import Axes, Layout
-from .lowering import TIME, Lowering, Mixing
-from .values import View
-from .walk import axis_tag, is_in
 
 __all__ = ["blocker", "unsized"]
 

@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from .graph import Graph, Node
-from .ops.math import ELEMENTWISE, REDUCTIONS
-from .values import Value
+from ..graph import Graph, Node
+from ..ops.math import ELEMENTWISE, REDUCTIONS
+from ..values import Value
 
 __all__ = ["Frames", "lifted"]
 

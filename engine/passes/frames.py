@@ -14,14 +14,14 @@ from typing import Any
 
 import numpy as np
 
+from ..errors import GatestepError
+from ..graph import CELLS, Graph, Node
+from ..lowering import NeedsValue
+from ..ops import OPS
+from ..ops.plumbing import Slice
+from ..values import View
+from ..walk import port_shapes, walk
 from .affine import Known
-from .errors import GatestepError
-from .graph import CELLS, Graph, Node
-from .lowering import NeedsValue
-from .ops import OPS
-from .ops.plumbing import Slice
-from .values import View
-from .walk import port_shapes, walk
 
 __all__ = ["STATES", "Family", "Unrolled", "unrolled"]
 

@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from .graph import Graph
-from .values import View
-from .walk import axis_tag, walk
+from ..graph import Graph
+from ..values import View
+from ..walk import axis_tag, walk
 
 __all__ = ["banded"]
 

@@ -13,17 +13,17 @@ from typing import Any
 
 import numpy as np
 
+from ..errors import GatestepError, ShapeError, UnsupportedModelError
+from ..graph import SLIDING, Graph
+from ..lowering import BATCH, TIME, Lowering, NeedsValue, ancestors, needed
+from ..values import Value, View
+from ..walk import axis_of, axis_tag, is_in, lengthened, port_shapes, tagged, tags_of, unused, walk
 from .banded import banded
 from .blockers import blocker, unsized
 from .causality import crosses, misfit
-from .errors import GatestepError, ShapeError, UnsupportedModelError
-from .graph import SLIDING, Graph
 from .layout import Axes, Layout
-from .lowering import BATCH, TIME, Lowering, NeedsValue, ancestors, needed
 from .memories import Memories
 from .states import pair_by_name, repeats, trace
-from .values import Value, View
-from .walk import axis_of, axis_tag, is_in, lengthened, port_shapes, tagged, tags_of, unused, walk
 
 __all__ = ["analyse"]
 

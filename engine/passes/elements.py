@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from .graph import Node
-from .ops import OPS
-from .values import View
+from ..graph import Node
+from ..ops import OPS
+from ..values import View
 
 if TYPE_CHECKING:
     from .affine import Known

@@ -19,15 +19,15 @@ from typing import Any
 
 import numpy as np
 
+from ..errors import GatestepError, ShapeError, UnsupportedModelError
+from ..graph import CELLS, SLIDING, Graph, Node, Port
+from ..lowering import BATCH, TIME, Lowering, NeedsValue, needed
+from ..ops.math import ELEMENTWISE
+from ..ops.plumbing import FAR, Reshape
+from ..streaming.causality import crosses, misfit
+from ..values import Buffer, Merged, Tag, Value, View
+from ..walk import axis_tag, is_in, port_shapes, tags_of, unused, walk
 from .baked import baked
-from .causality import crosses, misfit
-from .errors import GatestepError, ShapeError, UnsupportedModelError
-from .graph import CELLS, SLIDING, Graph, Node, Port
-from .lowering import BATCH, TIME, Lowering, NeedsValue, needed
-from .ops.math import ELEMENTWISE
-from .ops.plumbing import FAR, Reshape
-from .values import Buffer, Merged, Tag, Value, View
-from .walk import axis_tag, is_in, port_shapes, tags_of, unused, walk
 
 __all__ = ["thawed"]
 

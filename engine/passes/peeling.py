@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import numpy as np
 
-from .errors import GatestepError
+from ..errors import GatestepError
+from ..graph import Graph, Node, Port
+from ..ops import OPS
+from ..oracle import evaluate
 from .frames import STATES, Family, Unrolled
 from .fusing import in_order
-from .graph import Graph, Node, Port
-from .ops import OPS
-from .oracle import evaluate
 
 __all__ = ["with_first_steps"]
 

@@ -7,11 +7,11 @@ from typing import Any
 
 import numpy as np
 
+from ..graph import Graph, Node
+from ..lowering import Lowering
+from ..ops import OPS
+from ..values import Value, View
 from .elements import Elements
-from .graph import Graph, Node
-from .lowering import Lowering
-from .ops import OPS
-from .values import Value, View
 
 __all__ = ["Affine", "Known", "lead"]
 

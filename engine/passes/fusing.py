@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 
+from ..graph import Graph, Node
+from ..ops.recurrent import GATES
 from .affine import Affine, Known, lead
-from .graph import Graph, Node
-from .ops.recurrent import GATES
 
 __all__ = ["Cell", "rewritten"]
 

@@ -16,10 +16,10 @@ from typing import Any
 
 import numpy as np
 
-from .graph import Graph, Node
-from .lowering import Lowering, Slot, needed
-from .ops import OPS
-from .values import View
+from ..graph import Graph, Node
+from ..lowering import Lowering, Slot, needed
+from ..ops import OPS
+from ..values import View
 
 __all__ = ["Traced", "pair_by_name", "repeats", "trace"]
 

@@ -14,10 +14,10 @@ from typing import Any
 
 import numpy as np
 
-from .errors import GatestepError
-from .graph import Dim, Graph, Port
-from .lowering import Lowering, NeedsValue
-from .walk import port_shapes, walk
+from ..errors import GatestepError
+from ..graph import Dim, Graph, Port
+from ..lowering import Lowering, NeedsValue
+from ..walk import port_shapes, walk
 
 __all__ = ["baked"]
 

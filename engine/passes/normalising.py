@@ -11,13 +11,13 @@ from typing import Any
 
 import numpy as np
 
-from .errors import GatestepError
+from ..errors import GatestepError
+from ..graph import Graph, Node
+from ..lowering import Lowering, NeedsValue
+from ..ops.plumbing import axes_of
+from ..values import View
+from ..walk import port_shapes, walk
 from .fusing import in_order
-from .graph import Graph, Node
-from .lowering import Lowering, NeedsValue
-from .ops.plumbing import axes_of
-from .values import View
-from .walk import port_shapes, walk
 
 __all__ = ["normalised"]
 

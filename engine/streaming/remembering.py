@@ -10,12 +10,12 @@ import math
 from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
-from .errors import UnsupportedModelError
-from .graph import Graph, Node
-from .lowering import TIME, Lowering
+from ..errors import UnsupportedModelError
+from ..graph import Graph, Node
+from ..lowering import TIME, Lowering
+from ..walk import is_in
 from .memories import MOST_STEPS, Memories, renamed
 from .rewriting import Rewriting
-from .walk import is_in
 
 __all__ = ["remembered"]
 

@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from .errors import UnsupportedModelError
-from .graph import ACTIVATING, CELLS, HOLDING, Graph
+from ..errors import UnsupportedModelError
+from ..graph import ACTIVATING, CELLS, HOLDING, Graph
 
 __all__ = ["converted", "prepared"]
 

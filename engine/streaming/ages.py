@@ -13,11 +13,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from .errors import UnsupportedModelError
-from .graph import Graph, Node
-from .lowering import TIME, Lowering
-from .values import Merged, View
-from .walk import is_in
+from ..errors import UnsupportedModelError
+from ..graph import Graph, Node
+from ..lowering import TIME, Lowering
+from ..values import Merged, View
+from ..walk import is_in
 
 __all__ = ["Ages", "Shown", "Timed"]
 

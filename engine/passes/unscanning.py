@@ -12,15 +12,15 @@ from typing import Any
 
 import numpy as np
 
+from ..errors import GatestepError
+from ..graph import CELLS, Graph, Node, Port
+from ..lowering import Lowering, NeedsValue
+from ..values import Value, View
+from ..walk import port_shapes, walk
 from .affine import Known
-from .errors import GatestepError
 from .frames import STATES
 from .fusing import in_order
-from .graph import CELLS, Graph, Node, Port
 from .lifting import Frames, lifted
-from .lowering import Lowering, NeedsValue
-from .values import Value, View
-from .walk import port_shapes, walk
 
 __all__ = ["unscanned"]
 

@@ -12,10 +12,10 @@ from typing import Any
 
 import numpy as np
 
-from .errors import GatestepError, ShapeError
-from .graph import Dim, Graph
-from .lowering import NeedsValue
-from .walk import begun, port_shapes
+from ..errors import GatestepError, ShapeError
+from ..graph import Dim, Graph
+from ..lowering import NeedsValue
+from ..walk import begun, port_shapes
 
 __all__ = ["alike"]
 

@@ -9,13 +9,13 @@ from collections.abc import Iterable, Mapping
 
 import numpy as np
 
-from .errors import GatestepError
-from .graph import Graph
+from ..errors import GatestepError
+from ..graph import Graph
+from ..lowering import BATCH, TIME, Lowering, Mixing, NeedsValue, ancestors
+from ..ops import OPS
+from ..values import Merged, Value, View
+from ..walk import is_in, tags_of, walk
 from .layout import Layout
-from .lowering import BATCH, TIME, Lowering, Mixing, NeedsValue, ancestors
-from .ops import OPS
-from .values import Merged, Value, View
-from .walk import is_in, tags_of, walk
 
 __all__ = ["crosses", "hindsight", "misfit", "restarts", "squares", "varies"]
 

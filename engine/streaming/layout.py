@@ -5,14 +5,14 @@ from typing import Any
 
 import numpy as np
 
-from .errors import GatestepError
-from .graph import Graph, Node
-from .lowering import Lowering, Slot
+from ..errors import GatestepError
+from ..graph import Graph, Node
+from ..lowering import Lowering, Slot
+from ..ops.plumbing import cast
+from ..record import Record
+from ..values import Buffer, View, c_strides
+from ..walk import port_shapes
 from .memories import Memories
-from .ops.plumbing import cast
-from .record import Record
-from .values import Buffer, View, c_strides
-from .walk import port_shapes
 
 __all__ = ["Axes", "Layout", "arranged", "lowered", "place_shapes"]
 

@@ -6,9 +6,9 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
+from ..graph import ACTIVATING
+from ..ops.math import activation_of
 from .affine import Affine, Known
-from .graph import ACTIVATING
-from .ops.math import activation_of
 
 __all__ = ["Activation", "Gate", "Gates"]
 

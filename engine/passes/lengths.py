@@ -7,11 +7,11 @@ from typing import Any
 
 import numpy as np
 
-from .causality import misfit
-from .errors import ShapeError, UnsupportedModelError
-from .graph import CELLS, Dim, Graph, Node
-from .lowering import BATCH, TIME, NeedsValue, ancestors
-from .walk import axis_of, is_in, port_shapes, tags_of, walk
+from ..errors import ShapeError, UnsupportedModelError
+from ..graph import CELLS, Dim, Graph, Node
+from ..lowering import BATCH, TIME, NeedsValue, ancestors
+from ..streaming.causality import misfit
+from ..walk import axis_of, is_in, port_shapes, tags_of, walk
 
 __all__ = ["as_lengths", "with_lengths"]
 

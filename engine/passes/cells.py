@@ -18,17 +18,17 @@ from typing import Any
 
 import numpy as np
 
+from ..errors import GatestepError
+from ..graph import ACTIVATING, Graph, Node
+from ..lowering import TIME, Lowering, NeedsValue, ancestors
+from ..ops import OPS
+from ..streaming.states import stem
+from ..values import View
+from ..walk import port_shapes, walk
 from .affine import Affine, Known, lead
-from .errors import GatestepError
 from .fusing import Cell, rewritten
 from .gates import Activation, Gate, Gates
-from .graph import ACTIVATING, Graph, Node
-from .lowering import TIME, Lowering, NeedsValue, ancestors
-from .ops import OPS
-from .states import stem
 from .unscanning import unscanned
-from .values import View
-from .walk import port_shapes, walk
 
 __all__ = ["recognised"]
 

@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from .arrays import exact
+from ..arrays import exact
+from ..errors import ShapeError, UnsupportedModelError
+from ..graph import Dim, Graph, Port
 from .bodies import simplified
-from .errors import ShapeError, UnsupportedModelError
-from .graph import Dim, Graph, Port
 
 __all__ = ["bound"]
 

@@ -1,0 +1,1 @@
+"""From the graph of a file to the graph that runs: what is fixed, recognised, rolled up, freed."""
