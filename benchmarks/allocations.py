@@ -47,6 +47,8 @@ for cell in ("lstm", "gru", "rnn"):
     x, out = np.ones(40, np.float32), np.empty(64, np.float32)
     result[f"{cell} step(x, out)"] = requests("step(x, out)", step=stream.step, x=x, out=out)
     result[f"{cell} step(x)"] = requests("step(x)", step=stream.step, x=x)
+    kept = dict(a=None, b=None, c=None)
+    result[f"{cell} step(x), kept"] = requests("a, b, c = step(x), a, b", step=stream.step, x=x, **kept)
 print(json.dumps({name: (count - empty) / COUNT for name, count in result.items()}))
 '''
 

@@ -278,6 +278,10 @@ REACHES: dict[str, Callable[[N], Iterator[Reach]]] = {
 }
 
 
+#: What a number of a kernel call can be, whatever it stands for.
+FURTHEST = 2**63 - 1
+
+
 def check(instructions: Sequence[Instruction], packed: Sequence[np.ndarray | None], source: str) -> None:
     """Refuse a program that leaves its memory.
 
@@ -295,6 +299,9 @@ def check(instructions: Sequence[Instruction], packed: Sequence[np.ndarray | Non
     """
     for instruction, weights in zip(instructions, packed, strict=True):
         try:
+            numbers = instruction.n
+            if numbers and not -FURTHEST <= min(numbers) <= max(numbers) <= FURTHEST:
+                raise ShapeError(f"a number beyond {FURTHEST}")
             for slot, view in instruction.p.items():
                 _, low, high, _ = strided(slot, view.shape, view.strides)
                 inside(slot, view.offset + low, view.offset + high, view.buffer.count, high > low)

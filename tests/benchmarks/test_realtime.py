@@ -30,12 +30,13 @@ def requests() -> dict[str, float]:
 def test_step_asks_for_no_memory(requests: dict[str, float], cell: str) -> None:
     """Not once in 1000 steps, from `malloc` and all its relatives, with Python's objects taken from `malloc` too."""
     assert requests[f"{cell} step(x, out)"] == 0
+    assert requests[f"{cell} step(x)"] == 0  # whose results are let go of
 
 
 def test_the_count_counts(requests: dict[str, float]) -> None:
-    """An object of a known kind, and the array that a step without `out` returns."""
+    """An object of a known kind, and the array that a step without `out` returns to one who keeps them."""
     assert requests[allocations.CONTROL] >= 1
-    assert all(requests[f"{cell} step(x)"] >= 1 for cell in CELLS)
+    assert all(requests[f"{cell} step(x), kept"] >= 0.9 for cell in CELLS)
 
 
 @pytest.fixture

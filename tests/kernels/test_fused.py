@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 from gatestep.kernels import pack, precision, reference, tiers
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 Array = np.ndarray[Any, Any]
@@ -230,6 +230,7 @@ def test_cells_match_their_definition(
         steep = ("ThresholdedRelu", *RECURRENT["ThresholdedRelu"][1:])
         layer.activations = [("Tanh", None, None) if a == steep else a for a in layer.activations]
     expected = layer.expected(fused_set, x, h0, c0, lengths)
+    assume(all(np.abs(part).max() < 1e4 for part in expected if part.size))  # what explodes multiplies its rounding, too
     got = layer.run(
         abi,
         fused_set,
