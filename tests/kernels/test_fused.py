@@ -230,7 +230,8 @@ def test_cells_match_their_definition(
         steep = ("ThresholdedRelu", *RECURRENT["ThresholdedRelu"][1:])
         layer.activations = [("Tanh", None, None) if a == steep else a for a in layer.activations]
     expected = layer.expected(fused_set, x, h0, c0, lengths)
-    assume(all(np.abs(part).max() < 1e4 for part in expected if part.size))  # what explodes multiplies its rounding, too
+    # What explodes multiplies its rounding, too.
+    assume(all(np.abs(part).max() < 1e4 for part in expected if part.size))
     got = layer.run(
         abi,
         fused_set,
