@@ -73,8 +73,7 @@ def run(options: argparse.Namespace, own: Iterable[Own] = ()) -> int:
     if options.html is not None:
         options.html.write_text(page(made, pictures.figures(made)), encoding="utf-8")
     if options.readme is not None:
-        picture = None if options.plot is None else os.path.relpath(options.plot, options.readme.parent)
-        write_readme(options.readme, text.readme(made, picture))
+        write_readme(options.readme, text.readme(made))
     written = (options.json, options.html, options.plot, options.readme, options.compare)
     if str(options.markdown) == "-" or not any((*written, options.markdown)):
         print(text.markdown(made), end="")

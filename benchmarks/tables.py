@@ -301,11 +301,9 @@ def _table(table: Table) -> str:
     return f"**{title}**\n\n{rows(head, lines)}"
 
 
-def readme(report: Report, picture: str | None = None) -> str:
+def readme(report: Report) -> str:
     """What one wants to know in ten seconds: a frame, ours and the fastest peer; the rest in a few sentences."""
     parts = preamble(report)
-    if picture is not None:
-        parts.append(f"![Time of a step against the size of the net, gatestep and others]({picture})")
     lines = [
         [net, *_summary(tiers["float32"]), *_summary(tiers["smaller"], limited=False)]
         for net, tiers in _steps(report.cases).items()
