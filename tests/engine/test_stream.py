@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 import weakref
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -577,6 +578,7 @@ def test_two_threads_in_one_stream(heavy: Any) -> None:
                     refused.append(call)
                 except ShapeError:
                     pass
+            time.sleep(1e-4)  # else the interpreter changes hands only inside of calls, and the stream is never free
 
     thread = threading.Thread(target=disturb)
     thread.start()
